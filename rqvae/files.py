@@ -1,0 +1,125 @@
+"""Bytes on disk: atomic writes, and words for what a file looks like. Knows no format of ours.
+
+Every room that writes goes through `write_atomically`, so that no crash, full disk or second writer
+ever leaves half a file behind; every room that reads asks `describe_content` before it complains.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[a-z0-9_]{8}\.tmp")
+_LFS = b"version https://git-lfs"
+
+
+def write_atomically(path, write) -> None:
+    """Replace `path` by what `write(file)` produces, or leave it exactly as it was.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name.
+    The folder is created if missing. Any failure, an interrupt included, removes the temporary file.
+
+    Args:
+        path: where the file shall be.
+        write: called once with a binary file open for writing.
+
+    Raises:
+        OSError: the disk is full, the folder is read-only, ...; the message names `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent
+    )
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())      # mkstemp's 0600 would hide it from colleagues
+        os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _sync_folder(path.parent)
+
+
+def remove_stale_temporaries(folder) -> None:
+    """Delete the temporary files in `folder` whose writer is no longer alive (kill -9, power loss)."""
+    for path in Path(folder).glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _alive(int(match["pid"])):
+            path.unlink(missing_ok=True)
+
+
+def nearest_names(path) -> str:
+    """`"; did you mean a.npy or b.npy?"`, or a word on the folder when nothing in it is similar."""
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; the folder {folder} does not exist"
+    names = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(names)}?" if names else f"; nothing in {folder} has a similar name"
+
+
+def describe_content(path) -> str:
+    """What the file at `path` appears to hold, judged by its first bytes, in words for a message.
+
+    Returns one of the phrases below, or `"starts with b'...'"` where nothing is recognised.
+    """
+    with open(path, "rb") as file:
+        head = file.read(256)
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if head.startswith(_LFS):
+        return "this is a Git LFS pointer, not the data itself: run `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "this is an HTML page, probably a login or error page saved by a download"
+    if head.startswith(b"\x93NUMPY"):
+        return "this is a .npy array"
+    if head.startswith(b"PK\x03\x04"):
+        return "this is a zip archive (.npz, .pt and .ckpt files are)"
+    if head.startswith(b"PAR1"):
+        return "this is a Parquet file"
+    if head.startswith(b"\x1f\x8b"):
+        return "this is a gzip file: decompress it first"
+    if head.startswith(b"\x89HDF"):
+        return "this is an HDF5 file"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return "this is a Python pickle, which can run code when it is read, so it is not opened"
+    if not head.strip(b"\x00"):
+        return "the file begins with zeros, as one does that was never fully written"
+    if head[:1] in b"{[":
+        return "this looks like JSON text"
+    return f"starts with {head[:16]!r}"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder) -> None:
+    """Make the new name itself survive a power loss; not every file system allows it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
