@@ -6,6 +6,7 @@ ever leaves half a file behind; every room that reads asks `describe_content` be
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import secrets
@@ -38,7 +39,8 @@ def write_atomically(path, write) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+        reason = error.strerror or str(error)       # numpy's short writes carry no errno
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
