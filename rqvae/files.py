@@ -47,6 +47,26 @@ def write_atomically(path, write) -> None:
     _sync_folder(path.parent)
 
 
+def check_writable(folder) -> None:
+    """Make sure, by trying, that files can be written into `folder`; it is created if missing.
+
+    Raises:
+        OSError: it is a file, read-only, full, ...; the message names it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        try:
+            probe.write_bytes(b"probe")
+        finally:
+            probe.unlink(missing_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{folder} is a file; name a folder to write into") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write here ({error.strerror}); name another folder", str(folder)) from error
+
+
 def remove_stale_temporaries(folder) -> None:
     """Delete the temporary files in `folder` whose writer is no longer alive (kill -9, power loss)."""
     for path in Path(folder).glob(".*.tmp"):

@@ -1,0 +1,132 @@
+"""What the two scripts share: arguments, exit codes, signals, and words on a stream that may be closed.
+
+Knows no models. Exit codes: 0 done, 1 failed while running, 2 unusable input found before any work,
+130 and 143 ended by SIGINT and SIGTERM.
+"""
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+import traceback
+import warnings
+
+PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
+RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with errors of one line, and the closest known flag for an unknown one."""
+
+    def __init__(self, **settings):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **settings)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
+            self.error(f"unknown argument {unknown[0]}; {hint}")
+        return found
+
+    def error(self, message):
+        self.exit(2, f"error: {message}\n")
+
+
+def run_script(parser, prepare, run, argv) -> int:
+    """Parse, `prepare(arguments)`, `run(what it returned)`; the exit code.
+
+    What `prepare` raises is the user's input (2), what `run` raises is a failure under way (1). Both
+    become one line on stderr, with a traceback only on `--debug`.
+    """
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit_:
+        return exit_.code or 0
+    # Line buffered, so that what a pipe reads comes in the order in which it was said.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        warnings.simplefilter("always", UserWarning)
+        try:
+            job = prepare(arguments)
+        except PREPARATION_ERRORS as error:
+            return _failed(error, 2, arguments.debug)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        try:
+            return run(job) or 0
+        except RUNTIME_ERRORS as error:
+            return _failed(error, 1, arguments.debug)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+
+def say(*words) -> None:
+    """Print a result; when nobody reads stdout any more, go on in silence."""
+    try:
+        print(*words, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class StopSignals:
+    """A flag that SIGINT and SIGTERM raise, while a `with` block lasts; a second one ends the process at once.
+
+    Calling it tells whether a signal came; `number` is its number.
+    """
+
+    def __init__(self):
+        self.number = None
+        self.previous = {}
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        os.write(2, b"\nstopping at the next batch; once more to leave at once\n")
+
+
+def percent(share) -> str:
+    """0.0412 -> "4.12 %", and never "0.00 %" for what is not nothing."""
+    return f"{100 * share:.2f} %" if share == 0 or share >= 5e-5 else f"{100 * share:.1g} %"
+
+
+def table(header, rows) -> str:
+    """Columns aligned with spaces, the first to the left, the others to the right."""
+    rows = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    )
+
+
+def _failed(error, code, debug):
+    if debug:
+        traceback.print_exc()
+    message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _os_message(error):
+    """`disk/last.ckpt: No space left on device`: the path first, no errno."""
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

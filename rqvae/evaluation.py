@@ -1,0 +1,134 @@
+"""How good are a model and its semantic IDs: reconstruction, use of the codes, collisions.
+
+Shapes:  B rows   D feature width   N items   K codes   L levels
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .collisions import collision_report
+from .functional import perplexity
+from .inference import batch_inference, evaluating, resolve_device
+
+
+def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
+    """Reconstruction error over a loader.
+
+    Args:
+        model: an `RqVae`; moved to `device`, its training mode kept.
+        dataloader: an iterable of {"features": (B, D)}.
+        device: "cuda" (documented), "cpu", "auto", ...
+
+    Returns:
+        mse: the summed squared error divided by the number of *samples*, as documented: D times larger
+            than what is usually called the MSE.
+        rmse: its square root.
+        mse_per_element: the summed squared error divided by the number of samples and columns.
+        relative_mse: mse over the summed variance of the features; 1 for a model that says the mean.
+            Not a number where all items are equal.
+
+    Raises:
+        ValueError: the device is not there, or the loader has no rows.
+    """
+    device = resolve_device(device)
+    model.to(device)
+    total_mse, total_samples, moments = 0.0, 0, None
+    with evaluating(model):
+        for batch in dataloader:
+            features = batch["features"].to(device)
+            reconstructed = model(features).reconstructed
+            total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
+            total_samples += len(features)
+            moments = _add_moments(moments, features)
+    if not total_samples:
+        raise ValueError("the loader yields no items; pass at least one")
+    avg_mse = total_mse / total_samples
+    _, sums, squares = moments
+    variance = ((squares - sums.square() / total_samples).sum() / total_samples).clamp_min(0).item()
+    return {
+        "mse": avg_mse,
+        "rmse": avg_mse ** 0.5,
+        "mse_per_element": avg_mse / features.shape[1],
+        "relative_mse": avg_mse / variance if variance else float("nan"),
+    }
+
+
+def evaluate_quantization(model, dataloader, device="cuda") -> dict:
+    """How many codes are used, and how evenly.
+
+    Args and errors: as `evaluate_reconstruction`.
+
+    Returns:
+        usage_rate: codes used, over all codes.
+        unique_codes: codes used, summed over the levels.
+        perplexity: exp of the entropy of the codes, a mean over the levels; K when all are used equally.
+        usage_rate_per_level, unique_codes_per_level, perplexity_per_level: lists of the same, one value
+            a level.
+    """
+    codes = batch_inference(model, dataloader, device)
+    return code_statistics(codes, model.quantizer.num_embeddings)
+
+
+def code_statistics(codes, num_embeddings) -> dict:
+    """`evaluate_quantization` for IDs at hand: (N,) or (N, L) int64."""
+    counts = torch.stack([torch.bincount(level, minlength=num_embeddings)
+                          for level in codes.reshape(len(codes), -1).unbind(1)])        # (L, K)
+    used = (counts > 0).sum(dim=1)                                                      # (L,)
+    evenness = perplexity(counts)                                                       # (L,)
+    return {
+        "usage_rate": used.sum().item() / counts.numel(),
+        "unique_codes": used.sum().item(),
+        "perplexity": evenness.mean().item(),
+        "usage_rate_per_level": [n / num_embeddings for n in used.tolist()],
+        "unique_codes_per_level": used.tolist(),
+        "perplexity_per_level": evenness.tolist(),
+    }
+
+
+def evaluate_semantic_ids(model, dataloader, device="cuda") -> dict:
+    """How well the semantic IDs tell items apart.
+
+    Args and errors: as `evaluate_reconstruction`.
+
+    Returns:
+        items: N.
+        distinct_ids: different IDs among them.
+        collision_rate: 1 - distinct_ids / items.
+        colliding_items: items that share their ID with another.
+        largest_collision: items that share the most frequent ID.
+        unavoidable_collisions: items minus distinct feature rows; no tokenizer tells those apart.
+    """
+    groups = []
+
+    def noting_groups():
+        for batch in dataloader:
+            groups.append(row_keys(batch["features"]))
+            yield batch
+
+    codes = batch_inference(model, noting_groups(), device)
+    return collision_report(codes, features_groups=torch.cat(groups))
+
+
+def row_keys(features) -> torch.Tensor:
+    """A 64-bit key for each row, equal for equal rows: (B, D) float -> (B,) int64 on the CPU.
+
+    A sum of the rows' bit patterns under random odd weights, modulo 2^64; two different rows of a
+    million share a key with a probability of about 1e-7.
+    """
+    features = features.detach().cpu().float() + 0.0                # -0.0 becomes 0.0
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(-2**62, 2**62, (2, features.shape[1]), generator=generator) * 2 + 1
+    bits = features.contiguous().view(torch.int32).long()           # (B, D)
+    return (bits * weights[0]).sum(dim=1) ^ ((bits * bits + bits) * weights[1]).sum(dim=1)
+
+
+def _add_moments(moments, features):
+    """Origin, sums and squared sums of columns, in float64 around the first batch's mean, which keeps
+    the variance right where the mean is large beside it."""
+    features = features.double()
+    if moments is None:
+        zeros = features.new_zeros(features.shape[1])
+        moments = (features.mean(dim=0), zeros, zeros)
+    origin, sums, squares = moments
+    shifted = features - origin
+    return origin, sums + shifted.sum(dim=0), squares + shifted.square().sum(dim=0)

@@ -1,0 +1,162 @@
+"""Stateless tensor math: nearest codes, gradient estimators, k-means. Knows no parameters and no files.
+
+Shapes:  B rows   E vector width   K codes
+"""
+
+import torch
+
+ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
+
+
+def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Index of the codebook vector nearest to each row, ties to the lowest index.
+
+    Distances are `torch.cdist`, taken in chunks of rows: memory stays bounded whatever B is. For more
+    than 25 rows cdist expands the square, which cancels when the data sits far from the origin, so a
+    codebook whose mean outweighs its spread is first moved to the origin, and the rows with it.
+
+    Args:
+        x: (B, E) floating point.
+        codebook: (K, E), same dtype and device.
+
+    Returns:
+        (B,) int64, without gradient.
+    """
+    with torch.no_grad():
+        mean = codebook.mean(dim=0)
+        spread = (codebook - mean).square().sum(dim=1).mean()
+        # Where the offset does no harm nothing is subtracted: the distances are the plain ones, to the bit.
+        offset = torch.where(mean.square().sum() > spread, mean, torch.zeros_like(mean))   # (E,)
+        codebook = codebook - offset
+        if len(x) <= ROWS_PER_CHUNK:
+            return torch.cdist(x - offset, codebook).argmin(dim=1)
+        codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
+        for start in range(0, len(x), ROWS_PER_CHUNK):
+            rows = slice(start, start + ROWS_PER_CHUNK)
+            distances = torch.cdist(x[rows] - offset, codebook)     # (chunk, K)
+            torch.argmin(distances, dim=1, out=codes[rows])
+        return codes
+
+
+def straight_through(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    """The value of `quantized` with the gradient of `z` (Bengio et al., arXiv 1308.3432)."""
+    return z + (quantized - z).detach()
+
+
+def rotation_trick(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    """The value of `quantized`, with gradients rotated and scaled as z is onto it.
+
+    Fifty et al., arXiv 2410.06424, section 4.2: with u = z/|z|, v = q/|q|, w = (u + v)/|u + v| and
+    s = |q|/|z|, all constants to the gradient, the result is s * (z - 2 (z.w) w + 2 (z.u) v).
+    Rows where z or q is zero, or where they point in opposite directions, have no such rotation and
+    fall back to `straight_through`.
+
+    Args:
+        z: (B, E) the vectors before quantization.
+        quantized: (B, E) what they became.
+    """
+    with torch.no_grad():
+        z_norm = z.norm(dim=1, keepdim=True)                        # (B, 1)
+        q_norm = quantized.norm(dim=1, keepdim=True)                # (B, 1)
+        tiny = torch.finfo(z.dtype).tiny ** 0.5
+        u = z / z_norm.clamp_min(tiny)
+        v = quantized / q_norm.clamp_min(tiny)
+        middle = (u + v).norm(dim=1, keepdim=True)                  # (B, 1), 0 for opposite directions
+        w = (u + v) / middle.clamp_min(tiny)
+        scale = q_norm / z_norm.clamp_min(tiny)
+        rotatable = (z_norm > tiny) & (q_norm > tiny) & (middle > 1e-3)
+    rotated = scale * (z - 2 * (z * w).sum(1, keepdim=True) * w + 2 * (z * u).sum(1, keepdim=True) * v)
+    return torch.where(rotatable, rotated, straight_through(z, quantized))
+
+
+def kmeans(x, num_clusters, *, iterations=10, generator=None):
+    """Centroids by Lloyd's algorithm from k-means++ seeds (Arthur & Vassilvitskii, SODA 2007).
+
+    A cluster that empties is moved to the row farthest from its centroid. Where there are fewer
+    distinct rows than clusters the surplus centroids are jittered copies of rows, so that every code
+    differs and later training can move it.
+
+    Args:
+        x: (N, E) floating point, N >= 1.
+        num_clusters: K.
+        iterations: Lloyd steps at most; fewer when no row changes its cluster.
+        generator: a CPU `torch.Generator`; the same state gives the same centroids.
+
+    Returns:
+        (K, E) centroids.
+
+    Raises:
+        ValueError: there is no row to start from.
+    """
+    if len(x) == 0:
+        raise ValueError("k-means needs at least one row, got none; pass the features to train on")
+    offset = x.mean(dim=0)
+    x = x - offset              # distances below expand the square, which wants data at the origin
+    centroids = _plus_plus(x, num_clusters, generator)
+    previous = None
+    for _ in range(iterations):
+        codes = nearest_codes(x, centroids)
+        if previous is not None and torch.equal(codes, previous):
+            break
+        previous = codes
+        centroids = _cluster_means(x, codes, centroids)
+    return centroids + offset
+
+
+def _plus_plus(x, num_clusters, generator):
+    """Seeds drawn one after the other, each with probability proportional to its squared distance
+    from those already drawn; the best of a few candidates, as Arthur & Vassilvitskii suggest."""
+    norms = x.square().sum(dim=1)                                   # (N,)
+    candidates = 2 + int(torch.tensor(float(num_clusters)).log())
+    draws = torch.rand(num_clusters, candidates, generator=generator, dtype=torch.float64)
+    chosen = (draws[0, :1] * len(x)).long().to(x.device)
+    seeds = [x[chosen]]
+    distances = (norms - 2 * (x @ seeds[0][0]) + norms[chosen]).clamp_min(0)
+    distances[chosen] = 0
+    for k in range(1, num_clusters):
+        cumulative = distances.double().cumsum(0)
+        if cumulative[-1] <= 0:                                     # every distinct row is a seed
+            break
+        rows = torch.searchsorted(cumulative, draws[k].to(x.device) * cumulative[-1], right=True)
+        rows = rows.clamp_max(len(x) - 1)
+        squared = norms[:, None] - 2 * (x @ x[rows].T) + norms[rows]            # (N, candidates)
+        reduced = torch.minimum(distances[:, None], squared.clamp_min_(0))
+        best = reduced.sum(dim=0).argmin()
+        distances = reduced[:, best].clone()
+        distances[rows[best]] = 0
+        seeds.append(x[rows[best]][None])
+    seeds = torch.cat(seeds)
+    missing = num_clusters - len(seeds)
+    if missing:
+        copies = seeds[torch.arange(missing, device=x.device) % len(seeds)]
+        noise = torch.randn(copies.shape, generator=generator, dtype=x.dtype).to(x.device)
+        size = norms.mean().sqrt() / x.shape[1] ** 0.5
+        seeds = torch.cat([seeds, copies + noise * (1e-2 * size).clamp_min(1e-6)])
+    return seeds
+
+
+def _cluster_means(x, codes, centroids):
+    """The mean of each cluster's rows; an empty cluster takes one of the rows farthest from theirs."""
+    counts = torch.bincount(codes, minlength=len(centroids)).to(x.dtype)       # (K,)
+    sums = torch.zeros_like(centroids).index_add_(0, codes, x)
+    means = sums / counts.clamp_min(1)[:, None]
+    empty = (counts == 0).nonzero()[:, 0]
+    if len(empty):
+        errors = (x - centroids[codes]).square().sum(dim=1)
+        farthest = errors.topk(min(len(empty), len(x)))
+        useful = farthest.indices[farthest.values > 0]
+        means[empty] = centroids[empty]
+        means[empty[:len(useful)]] = x[useful]
+    return means
+
+
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """exp of the entropy of the code frequencies, over the last axis: K when all codes are equally used.
+
+    The documented formula, its 1e-10 inside the logarithm included.
+
+    Args:
+        counts: (..., K) how often each code was chosen.
+    """
+    probabilities = counts.float() / counts.sum(dim=-1, keepdim=True).clamp_min(1)
+    return torch.exp(-torch.sum(probabilities * torch.log(probabilities + 1e-10), dim=-1))

@@ -1,0 +1,102 @@
+"""A model and items -> semantic IDs. Leaves the model as it found it.
+
+Shapes:  N items   D feature width   L levels
+"""
+
+import contextlib
+
+import torch
+
+ROWS_PER_CHUNK = 1024
+
+
+def resolve_device(device) -> torch.device:
+    """The `torch.device` that a name stands for; only "auto" falls back from CUDA to the CPU.
+
+    Raises:
+        ValueError: there is no such device here; the message says what there is.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is not a device; available here: {there}") from None
+    if found.type == "cuda" and (found.index or 0) >= count:
+        reason = "no CUDA here" if not count else f"{count} CUDA device(s)"
+        raise ValueError(f"device {str(device)!r} was asked for, but there is {reason}; "
+                         f"available here: {there}")
+    return found
+
+
+def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
+    """Semantic IDs of every item of a loader, in order.
+
+    Rows are encoded in chunks of one fixed size, whatever the loader's batches are: the IDs do not
+    depend on the batch size, and small batches cost no speed.
+
+    Args:
+        model: an `RqVae`; moved to `device`, its training mode kept.
+        dataloader: an iterable of {"features": (B, D)}.
+        device: "cuda" (documented), "cpu", "auto", ...
+
+    Returns:
+        (N,) int64 on the CPU, or (N, L) with more than one level.
+
+    Raises:
+        ValueError: the device is not there, or the loader has no rows.
+    """
+    model.to(resolve_device(device))
+    with evaluating(model):
+        ids = [chunk_ids(model, chunk) for chunk in fixed_chunks(batch["features"] for batch in dataloader)]
+    if not ids:
+        raise ValueError("the loader yields no batch; pass at least one item")
+    return torch.cat(ids)
+
+
+@torch.no_grad()
+def chunk_ids(model, rows) -> torch.Tensor:
+    """Semantic IDs, on the CPU, of at most ROWS_PER_CHUNK rows, padded so that every call multiplies
+    matrices of one shape: libraries round differently for different shapes."""
+    return model.generate_semantic_ids(_padded(rows).to(model_device(model)))[:len(rows)].cpu()
+
+
+def fixed_chunks(batches):
+    """Re-cut an iterable of (B, D) tensors into chunks of ROWS_PER_CHUNK rows, the last one shorter."""
+    held, count = [], 0
+    for rows in batches:
+        while len(rows):
+            part, rows = rows[:ROWS_PER_CHUNK - count], rows[ROWS_PER_CHUNK - count:]
+            held.append(part)
+            count += len(part)
+            if count == ROWS_PER_CHUNK:
+                yield torch.cat(held) if len(held) > 1 else held[0]
+                held, count = [], 0
+    if held:
+        yield torch.cat(held)
+
+
+@contextlib.contextmanager
+def evaluating(model):
+    """Eval mode and no gradients inside; afterwards every part is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def model_device(model) -> torch.device:
+    """The device that the model's weights are on."""
+    return next(model.parameters()).device
+
+
+def _padded(rows):
+    if len(rows) == ROWS_PER_CHUNK:
+        return rows
+    return torch.cat([rows, rows.new_zeros(ROWS_PER_CHUNK - len(rows), rows.shape[1])])

@@ -1,0 +1,241 @@
+"""RqVae: encoder, quantizer and decoder as one model, its losses, its optimizer and its files.
+
+Knows nothing of epochs, loaders or devices.
+
+Shapes:  B rows   D feature width   E latent width   K codes   L levels
+"""
+
+import inspect
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import checkpoint
+from .networks import Decoder, Encoder, hidden_widths
+from .quantize import ResidualQuantizer, VectorQuantizer
+
+
+class RqVaeOutput(NamedTuple):
+    """What `RqVae.forward` returns; it unpacks like the documented tuple."""
+
+    reconstructed: torch.Tensor         # (B, D)
+    commitment_loss: torch.Tensor       # ()     commitment_cost included
+    embedding_loss: torch.Tensor        # ()
+    semantic_ids: torch.Tensor          # (B,), or (B, L) with more than one level
+
+
+class RqVae(nn.Module):
+    """A residual-quantized variational autoencoder: item features in, semantic IDs out.
+
+    With the defaults this is the documented single-level model. `num_quantizers=3` gives the semantic
+    IDs of TIGER (Rajput et al., arXiv 2305.05065): three codes an item, coarse to fine.
+
+    Args:
+        input_dim: D, the feature width.
+        hidden_dim: width of the two hidden layers of encoder and decoder, or a list with the width of
+            each hidden layer of the encoder, which the decoder mirrors.
+        latent_dim: E, the width of the latents and of the codes' vectors.
+        num_embeddings: K, the number of codes of a level.
+        commitment_cost: weight of the loss that holds the latents near their codes.
+        learning_rate: of the optimizer that `configure_optimizers` builds.
+        num_quantizers: L, the number of levels; semantic IDs are (B,) for 1 and (B, L) above.
+        activation: "relu" (documented), "gelu" or "silu".
+
+    Raises:
+        ValueError: a value is out of range; the message lists every one that is.
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 768,
+        hidden_dim: int = 512,
+        latent_dim: int = 256,
+        num_embeddings: int = 1024,
+        commitment_cost: float = 0.25,
+        learning_rate: float = 1e-3,
+        *,
+        num_quantizers: int = 1,
+        activation: str = "relu",
+    ):
+        super().__init__()
+        self.hyper_parameters = {
+            "input_dim": input_dim,
+            "hidden_dim": hidden_dim,
+            "latent_dim": latent_dim,
+            "num_embeddings": num_embeddings,
+            "commitment_cost": commitment_cost,
+            "learning_rate": learning_rate,
+            "num_quantizers": num_quantizers,
+            "activation": activation,
+        }
+        _check_values(self.hyper_parameters)
+        self.input_dim = input_dim
+        self.learning_rate = learning_rate
+        self.logged = {}                # name -> tensor, what the last training or validation step logged
+        self.encoder = Encoder(input_dim, hidden_dim, latent_dim, activation=activation)
+        if num_quantizers == 1:
+            self.quantizer = VectorQuantizer(num_embeddings, latent_dim, commitment_cost)
+        else:
+            self.quantizer = ResidualQuantizer(num_quantizers, num_embeddings, latent_dim, commitment_cost)
+        mirrored = hidden_widths(hidden_dim)[::-1]
+        self.decoder = Decoder(latent_dim, mirrored, input_dim, activation=activation)
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Latents of features: (B, D) -> (B, E)."""
+        if features.dim() != 2 or features.shape[1] != self.input_dim:
+            raise ValueError(f"features have shape {tuple(features.shape)}; this model takes "
+                             f"(rows, {self.input_dim})")
+        return self.encoder(features)
+
+    def decode(self, semantic_ids: torch.Tensor) -> torch.Tensor:
+        """The features that semantic IDs stand for: (B,) or (B, L) int64 -> (B, D)."""
+        return self.decoder(self.quantizer.decode(semantic_ids))
+
+    def forward(self, features: torch.Tensor) -> RqVaeOutput:
+        """(B, D) -> `RqVaeOutput`."""
+        out = self.quantizer(self.encode(features))
+        return RqVaeOutput(self.decoder(out.quantized), *out[1:])
+
+    @torch.no_grad()
+    def generate_semantic_ids(self, features: torch.Tensor) -> torch.Tensor:
+        """Semantic IDs of features: (B, D) -> (B,) int64, or (B, L) with more than one level."""
+        return self.quantizer.encode(self.encode(features))
+
+    def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
+        """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
+        features = batch["features"]
+        reconstructed, commitment_loss, embedding_loss, semantic_ids = self(features)
+        recon_loss = F.mse_loss(reconstructed, features)
+        total_loss = recon_loss + commitment_loss + embedding_loss
+        self.log("train_loss", total_loss)
+        self.log("train_recon_loss", recon_loss)
+        self.log("train_commitment_loss", commitment_loss)
+        self.log("train_embedding_loss", embedding_loss)
+        self.log("semantic_ids", semantic_ids)
+        return total_loss
+
+    def validation_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
+        """Total loss, (), of a batch {"features": (B, D)}; it and its reconstruction part are logged."""
+        features = batch["features"]
+        reconstructed, commitment_loss, embedding_loss, semantic_ids = self(features)
+        recon_loss = F.mse_loss(reconstructed, features)
+        total_loss = recon_loss + commitment_loss + embedding_loss
+        self.log("val_loss", total_loss)
+        self.log("val_recon_loss", recon_loss)
+        self.log("semantic_ids", semantic_ids)
+        return total_loss
+
+    def log(self, name: str, value: torch.Tensor) -> None:
+        """Keep what a step has to say under its name, for the loop to collect."""
+        self.logged[name] = value.detach()
+
+    def configure_optimizers(self) -> dict:
+        """Adam with a plateau scheduler on `val_loss`, in the documented dictionary."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, mode="min", factor=0.5, patience=5
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"},
+        }
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path, map_location=None, strict=True, **hyper_parameter_overrides):
+        """The model of a `.ckpt` file, ours or Lightning's; nothing in the file is executed.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: device for the weights; the CPU if None.
+            strict: refuse a file whose weights and model do not have the same names.
+            **hyper_parameter_overrides: constructor arguments that replace the file's.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            checkpoint.CheckpointError: the file is damaged, foreign, or of another architecture.
+            TypeError: an override is not a constructor argument.
+        """
+        loaded = checkpoint.load_checkpoint(checkpoint_path)
+        return cls._restore(checkpoint_path, loaded["hyper_parameters"], loaded["state_dict"],
+                            map_location, strict, hyper_parameter_overrides)
+
+    def save_pretrained(self, folder, *, safe_serialization=None) -> None:
+        """Write `config.json` and the weights into `folder`, created if missing.
+
+        Args:
+            folder: where to.
+            safe_serialization: True for `model.safetensors` (needs the safetensors package), False for
+                `pytorch_model.bin`, None for the former where the package is installed.
+        """
+        from . import __version__
+        config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters}
+        checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization)
+
+    @classmethod
+    def from_pretrained(cls, folder, **hyper_parameter_overrides):
+        """The model that `save_pretrained` wrote, in eval mode, on the CPU, loaded strictly.
+
+        Raises: as `load_from_checkpoint`.
+        """
+        config, state_dict = checkpoint.load_folder(folder)
+        return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
+
+    def load_weights(self, state_dict, found, path, strict=True) -> None:
+        """Take the weights of a file, or say how its architecture differs.
+
+        Args:
+            state_dict: name -> tensor.
+            found: the file's hyper-parameters, for the message.
+            path: of the file, for the message.
+            strict: refuse names that only one side has.
+
+        Raises:
+            checkpoint.CheckpointError: they do not fit; nothing was changed.
+        """
+        own = self.state_dict()
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        mismatched = [(name, tuple(state_dict[name].shape), tuple(own[name].shape))
+                      for name in own if name in state_dict and own[name].shape != state_dict[name].shape]
+        if mismatched or strict and (missing or unexpected):
+            difference = checkpoint.explain_mismatch(
+                self.hyper_parameters, found, missing, unexpected, mismatched)
+            raise checkpoint.CheckpointError(f"{path}: {difference}")
+        self.load_state_dict(state_dict, strict=False)
+
+    @classmethod
+    def _restore(cls, path, found, state_dict, map_location, strict, overrides):
+        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        unknown = sorted(set(overrides) - set(known))
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)} is not an argument of {cls.__name__}; "
+                            f"there are {', '.join(known)}")
+        # Lightning, too, drops what the constructor does not take: files of older or wider modules load.
+        hyper_parameters = {**{name: found[name] for name in known if name in found}, **overrides}
+        try:
+            model = cls(**hyper_parameters)
+        except (TypeError, ValueError) as error:
+            raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {error}") from error
+        model.load_weights(state_dict, found, path, strict)
+        return model if map_location is None else model.to(map_location)
+
+
+def _check_values(values):
+    """One message for every hyper-parameter that is out of range."""
+    faults = [
+        f"{name} is {values[name]!r}, must be an integer of at least {least}"
+        for name, least in (("input_dim", 1), ("latent_dim", 1), ("num_embeddings", 2), ("num_quantizers", 1))
+        if not isinstance(values[name], int) or values[name] < least
+    ]
+    faults += [
+        f"{name} is {values[name]!r}, must be {rule}"
+        for name, rule, holds in (
+            ("commitment_cost", "a number of at least 0", lambda value: value >= 0),
+            ("learning_rate", "a positive number", lambda value: 0 < value < float("inf")),
+        )
+        if not isinstance(values[name], (int, float)) or not holds(values[name])
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))

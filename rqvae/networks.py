@@ -1,0 +1,69 @@
+"""Encoder and Decoder: the two multilayer perceptrons. They know nothing of codes.
+
+Shapes:  B rows   D feature width   E latent width
+"""
+
+import torch
+from torch import nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def hidden_widths(hidden_dim) -> list:
+    """The widths of the hidden layers: the documented two equal ones for an int, else the list itself.
+
+    Raises:
+        ValueError: a width is not a positive integer, or there is none.
+    """
+    widths = [hidden_dim, hidden_dim] if isinstance(hidden_dim, int) else list(hidden_dim)
+    if not widths or any(not isinstance(w, int) or w < 1 for w in widths):
+        raise ValueError(f"hidden_dim is {hidden_dim!r}; it must be a positive integer (two layers of that "
+                         "width) or a list of positive integers (one layer each)")
+    return widths
+
+
+class Encoder(nn.Module):
+    """Features to latents: Linear, activation, ..., Linear.
+
+    Args:
+        input_dim: D, the feature width.
+        hidden_dim: width of the two hidden layers, or a list with the width of each.
+        latent_dim: E, the latent width.
+        activation: "relu" (documented), "gelu" or "silu".
+    """
+
+    def __init__(self, input_dim, hidden_dim, latent_dim, *, activation="relu"):
+        super().__init__()
+        self.layers = _stack([input_dim, *hidden_widths(hidden_dim), latent_dim], activation)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, E)."""
+        return self.layers(features)
+
+
+class Decoder(nn.Module):
+    """Latents to features; a list of widths is used in the order given.
+
+    Args:
+        latent_dim: E, the latent width.
+        hidden_dim: width of the two hidden layers, or a list with the width of each.
+        output_dim: D, the feature width.
+        activation: "relu" (documented), "gelu" or "silu".
+    """
+
+    def __init__(self, latent_dim, hidden_dim, output_dim, *, activation="relu"):
+        super().__init__()
+        self.layers = _stack([latent_dim, *hidden_widths(hidden_dim), output_dim], activation)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, E) -> (B, D)."""
+        return self.layers(latents)
+
+
+def _stack(widths, activation):
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+    layers = []
+    for fan_in, fan_out in zip(widths, widths[1:]):
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,66 @@
+"""What a person sees while something runs: a bar on a terminal, plain lines elsewhere, all on stderr."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 5.0     # where stderr is a file, a line an epoch at most this often
+
+
+class EpochReport:
+    """Progress of a training run.
+
+    Args:
+        max_epochs: epochs in all.
+        run: a `RunState`.
+        show: False for silence.
+    """
+
+    def __init__(self, max_epochs, run, show=True):
+        self.max_epochs, self.run, self.show = max_epochs, run, show
+        self.on_terminal = show and sys.stderr.isatty()
+        self.drawn = 0.0
+        self.bar = tqdm(
+            total=max_epochs, initial=run.epoch, disable=not self.on_terminal, unit="epoch",
+            file=sys.stderr, dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def say(self, sentence) -> None:
+        """A sentence of its own, above the bar."""
+        if self.show:
+            tqdm.write(sentence, file=sys.stderr)
+
+    def batch(self, loss) -> None:
+        """Redraw, a few times a second at most: reading a loss from a GPU waits for it."""
+        now = time.monotonic()
+        if self.on_terminal and now - self.drawn > 0.2:
+            self.drawn = now
+            self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}, batch {self.run.batch}", False)
+            self.bar.set_postfix_str(f"loss {loss.item():.4g}, {_use(self.run.means.code_use())}")
+
+    def epoch(self, row) -> None:
+        """An epoch ended with this row of history."""
+        self.bar.update()
+        if self.on_terminal:
+            self.bar.set_postfix_str(_losses(row))
+        elif self.show:
+            print(f"epoch {row['epoch'] + 1}/{self.max_epochs}  {_losses(row)}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _losses(row):
+    parts = [f"loss {row['train_loss']:.4g}"]
+    if "val_loss" in row:
+        parts.append(f"val {row['val_loss']:.4g}")
+    return ", ".join([*parts, _use(row), f"lr {row['lr']:.2g}"])
+
+
+def _use(row):
+    if "codes_used" not in row:
+        return "codes ?"
+    used = "/".join(map(str, row["codes_used"]))
+    return f"codes used {used}, perplexity " + "/".join(f"{value:.0f}" for value in row["perplexity"])

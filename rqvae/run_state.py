@@ -1,0 +1,268 @@
+"""Where a training run stands, and that state to and from a checkpoint. Runs nothing itself.
+
+Everything that decides what comes next is here: weights, optimizer, scheduler, counters, the sums of
+the epoch under way, random state and data order. A run restored from it goes on to the bit.
+
+Shapes:  B rows   K codes   L levels
+"""
+
+import itertools
+import math
+
+import torch
+
+from . import checkpoint
+from .functional import perplexity
+
+FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
+
+
+class RunState:
+    """A model under training, its optimizer and scheduler, and how far the run has come.
+
+    Attributes:
+        epoch: epochs completed, which is the index of the one under way.
+        batch: batches completed in the epoch under way.
+        global_step: optimizer steps in all.
+        means: what the steps of the epoch under way logged.
+        history: one dict for each completed epoch.
+        best: lowest monitored loss so far; `improved` says whether the last epoch set it.
+    """
+
+    def __init__(self, model, train_loader, val_loader=None, *, notes=None, fused=False):
+        self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
+        self.notes, self.fused = notes, fused
+        model.logged = {}                       # of steps that were made before
+        configured = model.configure_optimizers()
+        self.optimizer = configured["optimizer"]
+        self.scheduler = configured["lr_scheduler"]["scheduler"]
+        self._fuse()
+        self.epoch = self.batch = self.global_step = 0
+        self.batches_per_epoch = self.val_batches = 0       # of the last epoch, for Lightning's counters
+        self.history, self.best, self.improved = [], math.inf, False
+        self.means = Means()
+        self.epoch_rng = self.rng = None        # as the epoch began; as of the last batch
+
+    def batches(self):
+        """The batches still to come in the epoch under way, on the model's device, each with its index."""
+        set_epoch(self.train_loader, self.epoch)
+        if self.batch:                          # resumed in mid-epoch: the same order, what was done skipped
+            self._set_rng(self.epoch_rng)
+            batches = _skip(self.train_loader, self.batch)
+            self._set_rng(self.rng)
+        else:
+            self.epoch_rng = self._rng()
+            batches = iter(self.train_loader)
+        device = next(self.model.parameters()).device
+        for index, batch in enumerate(batches, start=self.batch):
+            yield index, to_device(batch, device)
+
+    def count(self, batch) -> None:
+        """One optimizer step was made on this batch."""
+        self.batch += 1
+        self.global_step += 1
+        self.means.add(self.model, batch)
+
+    def mark(self) -> None:
+        """Note the random state: a save from here on goes on from this point."""
+        self.rng = self._rng()
+
+    def end_of_epoch(self, validation, seconds) -> dict:
+        """Step the scheduler, and close the epoch with its line of history.
+
+        Args:
+            validation: the `Means` of the validation batches, empty without a validation loader.
+            seconds: the epoch took.
+        """
+        lr = self.optimizer.param_groups[0]["lr"]
+        row = {"epoch": self.epoch, "global_step": self.global_step, "lr": lr, "seconds": round(seconds, 3)}
+        row.update(self.means.values())
+        row.update(validation.values())
+        row.update(self.means.code_use())
+        monitored = row.get("val_loss", row["train_loss"])
+        self.scheduler.step(monitored)
+        self.improved = monitored < self.best
+        self.best = min(self.best, monitored)
+        self.batches_per_epoch, self.val_batches = self.batch, validation.batches
+        self.history.append(row)
+        self.epoch += 1
+        self.batch, self.means = 0, Means()
+        self.mark()
+        return row
+
+    def save(self, path) -> None:
+        """Write the run to `path`, in Lightning's format, with what Lightning does not keep beside it."""
+        extra = {
+            "format": FORMAT,
+            "notes": self.notes,
+            "fingerprint": fingerprint(self.train_loader),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "rng": self.rng,
+            "epoch_rng": self.epoch_rng,
+            "means": self.means.state_dict(),
+            "best": self.best,
+            "history": self.history,
+        }
+        checkpoint.save_checkpoint(checkpoint.build_checkpoint(
+            epoch=self.epoch if self.batch else self.epoch - 1,
+            global_step=self.global_step,
+            state_dict=self.model.state_dict(),
+            hyper_parameters=self.model.hyper_parameters,
+            optimizer_states=[self.optimizer.state_dict()],
+            lr_schedulers=[self.scheduler.state_dict()],
+            progress=checkpoint.Progress(
+                epochs_done=self.epoch,
+                batches_in_epoch=self.batch or self.batches_per_epoch,
+                epoch_ended=not self.batch,
+                is_last_batch=self.batch in (0, self.batches_per_epoch),
+                val_batches=self.val_batches,
+            ),
+            extra=extra,
+        ), path)
+
+    def restore(self, path) -> None:
+        """Take up the run that `path` holds.
+
+        A file of Lightning's own has no random state and no data order: the run goes on at the epoch
+        after its last, in another order than Lightning would have used.
+
+        Raises:
+            checkpoint.CheckpointError: damaged, another architecture, or no training state in it.
+            ValueError: it was trained on other data than the loader gives.
+        """
+        loaded = checkpoint.load_checkpoint(path)
+        checkpoint.require_training_state(loaded, path)
+        extra = loaded.get("rqvae", {})
+        now, then = fingerprint(self.train_loader), extra.get("fingerprint")
+        if now is not None and then is not None and now != then:
+            raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
+                             "size or seed differ); give the same data and options, or start a new run")
+        self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
+        self.optimizer.load_state_dict(loaded["optimizer_states"][0])
+        self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
+        self._fuse()
+        self.global_step = loaded["global_step"]
+        if not extra:
+            self.epoch = loaded["epoch"] + 1
+            return
+        self.epoch, self.batch = extra["epoch"], extra["batch"]
+        self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
+        self.best, self.history = extra["best"], list(extra["history"])
+        self.means.load_state_dict(extra["means"])
+        if not self.batch:
+            self._set_rng(self.rng)
+
+    def _rng(self):
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "loaders": [generator.get_state() for generator in self._generators()],
+        }
+
+    def _set_rng(self, state):
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        for generator, saved in zip(self._generators(), state["loaders"]):
+            generator.set_state(saved)
+
+    def _generators(self):
+        found = (getattr(loader, "generator", None) for loader in (self.train_loader, self.val_loader))
+        return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+    def _fuse(self):
+        if self.fused:
+            for group in self.optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False
+
+
+class Means:
+    """Means over samples of what the steps of one epoch logged, kept on the device until asked for.
+
+    Sums are float32, as Lightning's are, so that `val_loss` is the same number.
+    """
+
+    def __init__(self):
+        self.samples = self.batches = 0
+        self.sums = {}              # name -> () tensor
+        self.code_counts = None     # (L, K)
+
+    def add(self, model, batch) -> None:
+        """Take what `model` logged for `batch`, weighted by its number of samples."""
+        logged, model.logged = model.logged, {}
+        size = batch_size(batch)
+        self.samples += size
+        self.batches += 1
+        for name, value in logged.items():
+            if name == "semantic_ids":
+                self._count_codes(value, model.quantizer.num_embeddings)
+            else:
+                self.sums[name] = self.sums.get(name, 0) + value * size
+
+    def values(self) -> dict:
+        """name -> mean, plain floats."""
+        return {name: (total / self.samples).item() for name, total in self.sums.items()}
+
+    def code_use(self) -> dict:
+        """Codes used and perplexity, a list over the levels each; nothing if no IDs were logged."""
+        if self.code_counts is None:
+            return {}
+        return {
+            "codes_used": (self.code_counts > 0).sum(dim=1).tolist(),
+            "perplexity": [round(value, 2) for value in perplexity(self.code_counts).tolist()],
+        }
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state) -> None:
+        vars(self).update(state)
+
+    def _count_codes(self, codes, num_embeddings):
+        codes = codes.reshape(len(codes), -1)                                   # (B, L)
+        if self.code_counts is None:
+            self.code_counts = torch.zeros(codes.shape[1], num_embeddings, device=codes.device)
+        self.code_counts.scatter_add_(1, codes.T, self.code_counts.new_ones(codes.T.shape))
+
+
+def batch_size(batch) -> int:
+    """Rows of a batch: the length of its first tensor, as Lightning counts."""
+    return next(len(value) for value in batch.values() if isinstance(value, torch.Tensor))
+
+
+def to_device(batch, device) -> dict:
+    """The batch with its tensors on `device`, floating point ones as float32.
+
+    Raises:
+        ValueError: it is not a dict with "features".
+    """
+    if not isinstance(batch, dict) or "features" not in batch:
+        found = f"a dict with {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
+        raise ValueError(f'the loader yields {found}; a batch must be a dict with "features", (B, D)')
+    return {
+        name: value.to(device, torch.float32 if value.is_floating_point() else None, non_blocking=True)
+        if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def set_epoch(loader, epoch) -> None:
+    """Tell the loader, or its sampler, which epoch's order is wanted, where it has one to choose."""
+    for chooser in (loader, getattr(loader, "sampler", None)):
+        if hasattr(chooser, "set_epoch"):
+            chooser.set_epoch(epoch)
+
+
+def fingerprint(loader):
+    """What identifies a loader's data and order, or None where it cannot say."""
+    return loader.fingerprint() if hasattr(loader, "fingerprint") else None
+
+
+def _skip(loader, count):
+    if hasattr(loader, "batches_from"):
+        return loader.batches_from(count)
+    batches = iter(loader)
+    for _ in itertools.islice(batches, count):
+        pass
+    return batches

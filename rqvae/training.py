@@ -1,0 +1,167 @@
+"""fit: the training loop, written out in the order things happen.
+
+Decides nothing for the process: seeds, signals and global settings belong to the scripts.
+"""
+
+import contextlib
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from .files import remove_stale_temporaries, write_atomically
+from .inference import evaluating, model_device, resolve_device
+from .progress import EpochReport
+from .run_state import Means, RunState, to_device
+
+STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
+
+
+class TrainingInterrupted(Exception):
+    """`stop` asked for an end; the run was saved at `path`, None without a checkpoint folder."""
+
+    def __init__(self, path):
+        super().__init__("training was interrupted" + (f"; resume from {path}" if path else ""))
+        self.path = path
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number. No checkpoint was written after that."""
+
+
+def fit(
+    model,
+    train_dataloader,
+    val_dataloader=None,
+    *,
+    max_epochs=100,
+    device="auto",
+    checkpoint_dir=None,
+    resume_from=None,
+    fused=False,
+    stop=None,
+    notes=None,
+    progress=True,
+) -> list:
+    """Train a model as the documented Lightning system does, to the bit, and resume it exactly.
+
+    An epoch is: every training batch (`training_step`, backward, optimizer step), every validation
+    batch, one step of the plateau scheduler, then the checkpoints. `val_loss` is a mean over samples;
+    without a validation loader the scheduler follows the epoch's mean `train_loss`.
+
+    Args:
+        model: an `RqVae`; moved to `device` and left in training mode.
+        train_dataloader: an iterable of {"features": (B, D)}: a `torch.utils.data.DataLoader`, ours, ...
+        val_dataloader: the same for held-out items, or None.
+        max_epochs: epochs in all, those before a resume included.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", ...
+        checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `val_loss`) and
+            `metrics.jsonl`; created if missing. None writes nothing.
+        resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning.
+        fused: update all weights in one pass; equal to the default but for rounding, and faster.
+        stop: called at each batch boundary; when it returns true the run is saved and ended.
+        notes: plain values to keep in the checkpoints under "rqvae".
+        progress: show a bar with the losses, or a line an epoch where stderr is not a terminal.
+
+    Returns:
+        One dict an epoch: epoch, global_step, lr, seconds, the means of what the steps logged
+        (`train_loss`, `train_recon_loss`, `train_commitment_loss`, `train_embedding_loss`, `val_loss`,
+        `val_recon_loss`), and two lists over the levels, codes_used and perplexity.
+
+    Raises:
+        ValueError: the device is not there, a loader is empty, the data is not the checkpoint's, ...
+        checkpoint.CheckpointError: `resume_from` is damaged or holds no training state.
+        TrainingDiverged: the loss is not a number; the last good checkpoint stays.
+        TrainingInterrupted: `stop` returned true; the run was saved.
+    """
+    if max_epochs < 0:
+        raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
+    model.to(resolve_device(device))
+    run = RunState(model, train_dataloader, val_dataloader, notes=notes, fused=fused)
+    if resume_from is not None:
+        run.restore(resume_from)
+    folder = _prepare(checkpoint_dir, run.history)
+    with contextlib.closing(EpochReport(max_epochs, run, progress)) as report:
+        if val_dataloader is None:
+            report.say("no validation items: the learning rate and best.ckpt follow train_loss")
+        while run.epoch < max_epochs:
+            began = time.perf_counter()
+            model.train()
+            for batch_idx, batch in run.batches():
+                run.optimizer.zero_grad()
+                loss = model.training_step(batch, batch_idx)
+                _stop_if_not_finite(loss, run)
+                loss.backward()
+                run.optimizer.step()
+                run.count(batch)
+                report.batch(loss)
+                if stop is not None and stop():
+                    run.mark()
+                    raise TrainingInterrupted(_save(run, folder, "last.ckpt"))
+            if not run.means.samples:
+                raise ValueError("the training loader yields no batches; give it at least one item")
+            run.mark()
+            validation = _validate(model, val_dataloader, stop)
+            if validation is None:
+                raise TrainingInterrupted(_save(run, folder, "last.ckpt"))
+            row = run.end_of_epoch(validation, time.perf_counter() - began)
+            _stop_if_not_finite(torch.tensor([row["train_loss"], row.get("val_loss", 0.0)]).sum(), run)
+            _append_line(folder, row)
+            _save(run, folder, "last.ckpt")
+            if run.improved:
+                _save(run, folder, "best.ckpt")
+            report.epoch(row)
+    return run.history
+
+
+def _validate(model, dataloader, stop):
+    """Means over the validation items, without gradients; None if `stop` asked for an end."""
+    means = Means()
+    with evaluating(model):
+        for batch_idx, batch in enumerate(dataloader or ()):
+            batch = to_device(batch, model_device(model))
+            model.validation_step(batch, batch_idx)
+            means.add(model, batch)
+            if stop is not None and stop():
+                return None
+    return means
+
+
+def _stop_if_not_finite(loss, run):
+    """On the CPU every loss is looked at; on a GPU their sum is, now and then: looking waits for it."""
+    loss = loss.detach()
+    if loss.device.type != "cpu":
+        if (run.batch + 1) % STEPS_BETWEEN_CHECKS:
+            return
+        loss = loss + run.means.sums.get("train_loss", 0)
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss.item()} in epoch {run.epoch + 1}, batch {run.batch + 1}; stopped before it could "
+            "reach a checkpoint; lower the learning rate, or look for extreme values in the features")
+
+
+def _prepare(checkpoint_dir, history):
+    """The folder, made ready: tidied of a killed writer's leavings, `metrics.jsonl` as far as the run is."""
+    if checkpoint_dir is None:
+        return None
+    folder = Path(checkpoint_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_stale_temporaries(folder)
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+    return folder
+
+
+def _append_line(folder, row):
+    if folder is not None:
+        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _save(run, folder, name):
+    if folder is None:
+        return None
+    run.save(folder / name)
+    return folder / name

@@ -1,0 +1,136 @@
+"""The stateless math against brute force, autograd and numbers typed out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from rqvae import functional
+
+
+def brute_force_codes(x, codebook):
+    """Squared differences written out in float64: no expansion, nothing to cancel."""
+    x, codebook = x.double(), codebook.double()
+    return torch.stack([(row - codebook).square().sum(dim=1).argmin() for row in x])
+
+
+@pytest.mark.parametrize("rows, codes, width", [(1, 2, 1), (7, 5, 3), (40, 30, 8), (3000, 64, 32)])
+def test_nearest_codes_are_those_of_a_brute_force_search(rows, codes, width):
+    x, codebook = torch.randn(rows, width), torch.randn(codes, width)
+    assert torch.equal(functional.nearest_codes(x, codebook), brute_force_codes(x, codebook))
+
+
+@pytest.mark.parametrize("offset", [100.0, 1000.0])
+@pytest.mark.parametrize("width", [32, 256])
+def test_nearest_codes_are_right_far_from_the_origin(offset, width):
+    direction = torch.nn.functional.normalize(torch.randn(width), dim=0) * width ** 0.5
+    x, codebook = torch.randn(400, width), torch.randn(64, width)
+    x, codebook = x + offset * direction, codebook + offset * direction
+    plain = torch.cdist(x, codebook).argmin(dim=1)
+    expected = brute_force_codes(x, codebook)
+    assert (plain != expected).any()                    # what this guards against does happen
+    assert torch.equal(functional.nearest_codes(x, codebook), expected)
+
+
+def test_near_the_origin_the_distances_are_plain_cdist_to_the_bit():
+    x, codebook = torch.randn(500, 16), torch.nn.Embedding(128, 16).weight
+    assert torch.equal(functional.nearest_codes(x, codebook), torch.cdist(x, codebook).argmin(dim=1))
+
+
+def test_a_tie_goes_to_the_lowest_code():
+    codebook = torch.tensor([[5.0, 5.0], [1.0, 0.0], [1.0, 0.0]])
+    assert functional.nearest_codes(torch.zeros(3, 2), codebook).tolist() == [1, 1, 1]
+
+
+def test_a_row_that_is_not_a_number_gets_a_code_in_range_and_spoils_no_other():
+    x, codebook = torch.randn(50, 4), torch.randn(30, 4)
+    spoiled = x.clone()
+    spoiled[7] = math.nan
+    codes = functional.nearest_codes(spoiled, codebook)
+    others = torch.arange(50) != 7
+    assert torch.equal(codes[others], functional.nearest_codes(x, codebook)[others])
+    assert 0 <= codes[7] < 30
+
+
+def test_straight_through_has_the_value_of_the_codes_and_the_gradient_of_the_inputs():
+    z = torch.randn(6, 3, requires_grad=True)
+    quantized = torch.randn(6, 3, requires_grad=True)
+    out = functional.straight_through(z, quantized)
+    torch.testing.assert_close(out, quantized)
+    (out * torch.arange(18.0).reshape(6, 3)).sum().backward()
+    assert torch.equal(z.grad, torch.arange(18.0).reshape(6, 3))
+    assert quantized.grad is None
+
+
+def test_the_rotation_trick_has_the_value_of_the_codes():
+    z, quantized = torch.randn(20, 8), 3 * torch.randn(20, 8)
+    torch.testing.assert_close(functional.rotation_trick(z, quantized), quantized)
+
+
+def test_the_rotation_trick_passes_gradients_through_a_scaled_rotation():
+    z, quantized = torch.randn(5, requires_grad=True), torch.randn(5)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda row: functional.rotation_trick(row[None], quantized[None])[0], z)
+    scale = quantized.norm() / z.detach().norm()
+    torch.testing.assert_close(jacobian @ jacobian.T, scale**2 * torch.eye(5), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(jacobian @ z.detach(), quantized)        # it turns z onto q
+    assert torch.linalg.det(jacobian) > 0                               # a rotation, no reflection
+
+
+@pytest.mark.parametrize("z, quantized", [
+    ([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [0.0, 0.0]), ([1.0, 1.0], [-2.0, -2.0]),
+])
+def test_where_there_is_no_rotation_the_gradient_goes_straight_through(z, quantized):
+    z = torch.tensor([z], requires_grad=True)
+    out = functional.rotation_trick(z, torch.tensor([quantized]))
+    torch.testing.assert_close(out, torch.tensor([quantized]))
+    out.sum().backward()
+    assert torch.equal(z.grad, torch.ones(1, 2))
+
+
+def test_kmeans_finds_clusters_that_lie_far_apart():
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]]) + 1000
+    x = centres.repeat_interleave(25, dim=0) + 0.1 * torch.randn(100, 2)
+    found = functional.kmeans(x, 4, generator=torch.Generator().manual_seed(1))
+    found = found[torch.argsort((found - 1000) @ torch.tensor([1.0, 10.0]))]
+    torch.testing.assert_close(found, x.reshape(4, 25, 2).mean(dim=1), rtol=0, atol=1e-3)
+
+
+def test_kmeans_ends_where_each_centroid_is_the_mean_of_its_rows():
+    x = torch.randn(200, 3)
+    centroids = functional.kmeans(x, 8, iterations=100, generator=torch.Generator().manual_seed(0))
+    codes = brute_force_codes(x, centroids)
+    means = torch.stack([x[codes == k].mean(dim=0) for k in range(8)])
+    torch.testing.assert_close(centroids, means, rtol=1e-4, atol=1e-5)
+
+
+def test_kmeans_depends_on_its_generator_alone():
+    x = torch.randn(300, 4)
+    runs = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        runs.append(functional.kmeans(x, 16, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(*runs)
+
+
+def test_kmeans_leaves_no_cluster_empty():
+    x = torch.cat([torch.randn(500, 2) * 1e-3, torch.randn(20, 2) * 10])
+    centroids = functional.kmeans(x, 32, iterations=20, generator=torch.Generator().manual_seed(0))
+    assert len(brute_force_codes(x, centroids).unique()) == 32
+
+
+@pytest.mark.parametrize("rows", [torch.ones(5, 3), torch.randn(5, 3), torch.zeros(1, 3)])
+def test_with_fewer_distinct_rows_than_clusters_every_centroid_still_differs(rows):
+    centroids = functional.kmeans(rows, 12, generator=torch.Generator().manual_seed(0))
+    assert centroids.isfinite().all()
+    assert len(centroids.unique(dim=0)) == 12
+
+
+def test_kmeans_without_rows_is_refused():
+    with pytest.raises(ValueError, match="needs at least one row"):
+        functional.kmeans(torch.zeros(0, 3), 4)
+
+
+def test_perplexity_of_known_distributions():
+    counts = torch.tensor([[5, 5, 5, 5], [20, 0, 0, 0], [10, 10, 0, 0]])
+    torch.testing.assert_close(functional.perplexity(counts), torch.tensor([4.0, 1.0, 2.0]))

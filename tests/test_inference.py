@@ -1,0 +1,64 @@
+"""Items to semantic IDs: the documented loop's results, for every batch size, and no trace left."""
+
+import pytest
+import torch
+
+from items import clustered, loader
+from rqvae import RqVae, batch_inference
+from rqvae.inference import fixed_chunks, resolve_device
+
+
+def documented_loop(model, dataloader):
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model.generate_semantic_ids(batch["features"]) for batch in dataloader])
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_batch_inference_gives_what_the_documented_loop_gives(levels):
+    model = RqVae(12, 16, 8, 32, num_quantizers=levels)
+    features = clustered(2100)
+    assert torch.equal(batch_inference(model, loader(features), "cpu"), documented_loop(model, loader(features)))
+
+
+def test_the_ids_are_the_same_for_every_batch_size():
+    model = RqVae(12, 16, 8, 32, num_quantizers=3)
+    features = clustered(1500)
+    expected = batch_inference(model, loader(features, 1500), "cpu")
+    for batch_size in (1, 7, 1024, 1499):
+        assert torch.equal(batch_inference(model, loader(features, batch_size), "cpu"), expected)
+
+
+def test_chunks_have_one_size_and_keep_every_row_in_order():
+    rows = torch.arange(5000.0)[:, None]
+    for sizes in ([5000], [1] * 3 + [4997], [1024] * 4 + [904], [700] * 7 + [100]):
+        chunks = list(fixed_chunks(rows.split(sizes)))
+        assert [len(chunk) for chunk in chunks] == [1024] * 4 + [904]
+        assert torch.equal(torch.cat(chunks), rows)
+
+
+def test_the_training_mode_of_every_part_is_given_back():
+    model = RqVae(12, 16, 8, 32)
+    model.train()
+    model.decoder.eval()
+    batch_inference(model, loader(clustered(10)), "cpu")
+    assert model.training and model.encoder.training and not model.decoder.training
+
+
+def test_no_item_is_an_error():
+    with pytest.raises(ValueError, match="the loader yields no batch"):
+        batch_inference(RqVae(12, 16, 8, 32), [], "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what must be missing")
+@pytest.mark.parametrize("name", ["cuda", "cuda:7"])
+def test_cuda_without_cuda_is_an_error_that_names_the_way_out(name):
+    with pytest.raises(ValueError, match=f"device '{name}' was asked for, .* available here: auto, cpu"):
+        resolve_device(name)
+
+
+def test_a_device_that_does_not_exist_is_answered_with_those_that_do():
+    with pytest.raises(ValueError, match="device 'gpu' is not a device; available here: auto, cpu"):
+        resolve_device("gpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")

@@ -1,0 +1,158 @@
+"""The documented model: its interface, its losses, its files."""
+
+import inspect
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from items import clustered
+from rqvae import RqVae
+from rqvae.checkpoint import CheckpointError
+
+
+def small(**options):
+    return RqVae(**{"input_dim": 12, "hidden_dim": 8, "latent_dim": 4, "num_embeddings": 16, **options})
+
+
+def test_the_constructor_has_the_documented_signature():
+    parameters = list(inspect.signature(RqVae).parameters.values())
+    documented = {"input_dim": 768, "hidden_dim": 512, "latent_dim": 256, "num_embeddings": 1024,
+                  "commitment_cost": 0.25, "learning_rate": 1e-3}
+    assert {p.name: p.default for p in parameters[:6]} == documented
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[6:])
+
+
+def test_the_default_state_dict_has_the_documented_keys_and_no_others():
+    layers = [f"layers.{i}.{kind}" for i in (0, 2, 4) for kind in ("weight", "bias")]
+    assert list(RqVae().state_dict()) == [
+        *(f"encoder.{name}" for name in layers), "quantizer.embeddings.weight",
+        *(f"decoder.{name}" for name in layers)]
+
+
+def test_hyper_parameters_are_the_constructor_s_arguments():
+    model = small(num_quantizers=2)
+    assert set(model.hyper_parameters) == set(inspect.signature(RqVae).parameters)
+    assert model.hyper_parameters["num_quantizers"] == 2
+
+
+def test_forward_unpacks_as_documented_and_its_fields_have_names():
+    model = small()
+    out = model(torch.randn(5, 12))
+    reconstructed, commitment_loss, embedding_loss, semantic_ids = out
+    assert reconstructed.shape == (5, 12) and semantic_ids.shape == (5,)
+    assert commitment_loss.shape == embedding_loss.shape == ()
+    assert out._fields == ("reconstructed", "commitment_loss", "embedding_loss", "semantic_ids")
+
+
+@pytest.mark.parametrize("levels, shape", [(1, (5,)), (3, (5, 3))])
+def test_semantic_ids_have_a_column_a_level_above_one(levels, shape):
+    model = small(num_quantizers=levels)
+    features = torch.randn(5, 12)
+    ids = model.generate_semantic_ids(features)
+    assert ids.shape == shape and ids.dtype == torch.int64
+    assert torch.equal(ids, model(features).semantic_ids)
+    torch.testing.assert_close(model.decode(ids), model(features).reconstructed)
+
+
+def test_the_training_step_is_the_documented_one():
+    model, features = small(), torch.randn(7, 12)
+    total = model.training_step({"features": features}, 0)
+    latents = model.encode(features)
+    nearest = model.quantizer.embeddings.weight[torch.cdist(latents, model.quantizer.embeddings.weight).argmin(1)]
+    gap = F.mse_loss(nearest, latents)
+    recon = F.mse_loss(model.decoder(nearest), features)
+    torch.testing.assert_close(total, recon + 0.25 * gap + gap)
+    logged = {name: value.item() for name, value in model.logged.items() if value.dim() == 0}
+    assert logged == pytest.approx({"train_loss": total.item(), "train_recon_loss": recon.item(),
+                                    "train_commitment_loss": 0.25 * gap.item(), "train_embedding_loss": gap.item()})
+
+
+def test_the_validation_step_logs_the_documented_names():
+    model = small()
+    total = model.validation_step({"features": torch.randn(7, 12)}, 0)
+    assert model.logged["val_loss"] == total and model.logged["val_recon_loss"] < total
+
+
+def test_configure_optimizers_returns_the_documented_dictionary():
+    configured = small(learning_rate=0.02).configure_optimizers()
+    assert set(configured) == {"optimizer", "lr_scheduler"}
+    assert type(configured["optimizer"]) is torch.optim.Adam
+    assert configured["optimizer"].defaults["lr"] == 0.02
+    scheduler = configured["lr_scheduler"]["scheduler"]
+    assert configured["lr_scheduler"]["monitor"] == "val_loss"
+    assert (scheduler.mode, scheduler.factor, scheduler.patience) == ("min", 0.5, 5)
+
+
+def test_the_decoder_mirrors_a_list_of_widths():
+    model = small(hidden_dim=[10, 6])
+    assert model.encoder.layers[0].out_features == model.decoder.layers[2].out_features == 10
+
+
+def test_every_bad_value_is_named_in_one_message():
+    with pytest.raises(ValueError) as error:
+        RqVae(input_dim=0, num_embeddings=1, commitment_cost=-1, learning_rate=float("nan"), num_quantizers=0)
+    for name in ("input_dim", "num_embeddings", "commitment_cost", "learning_rate", "num_quantizers"):
+        assert f"{name} is" in str(error.value)
+
+
+def test_features_of_another_width_are_named():
+    with pytest.raises(ValueError, match=r"features have shape \(3, 7\); this model takes \(rows, 12\)"):
+        small()(torch.randn(3, 7))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_quantizers": 3}, {"hidden_dim": [9, 5], "activation": "gelu"}])
+def test_a_saved_folder_comes_back_equal_and_in_eval_mode(tmp_path, options):
+    model = small(**options)
+    model.save_pretrained(tmp_path / "model", safe_serialization=False)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["model_type"] == "rqvae" and config["num_embeddings"] == 16
+    loaded = RqVae.from_pretrained(tmp_path / "model")
+    assert not loaded.training and loaded.hyper_parameters == model.hyper_parameters
+    features = clustered(50)
+    assert torch.equal(loaded.generate_semantic_ids(features), model.generate_semantic_ids(features))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def save(model, path, **hyper_parameters):
+    from rqvae.checkpoint import build_checkpoint, save_checkpoint
+    save_checkpoint(build_checkpoint(
+        epoch=0, global_step=1, state_dict=model.state_dict(),
+        hyper_parameters={**model.hyper_parameters, **hyper_parameters}), path)
+
+
+def test_a_checkpoint_gives_the_model_back(tmp_path):
+    model = small(num_quantizers=2)
+    save(model, tmp_path / "m.ckpt")
+    loaded = RqVae.load_from_checkpoint(tmp_path / "m.ckpt")
+    assert loaded.hyper_parameters == model.hyper_parameters
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_overrides_replace_what_the_file_says_and_a_misspelt_one_is_refused(tmp_path):
+    save(small(), tmp_path / "m.ckpt")
+    assert RqVae.load_from_checkpoint(tmp_path / "m.ckpt", learning_rate=0.5).learning_rate == 0.5
+    with pytest.raises(TypeError, match="learning_rat is not an argument of RqVae"):
+        RqVae.load_from_checkpoint(tmp_path / "m.ckpt", learning_rat=0.5)
+
+
+def test_hyper_parameters_that_nobody_knows_are_dropped(tmp_path):
+    save(small(), tmp_path / "m.ckpt", made_up="value")
+    assert "made_up" not in RqVae.load_from_checkpoint(tmp_path / "m.ckpt").hyper_parameters
+
+
+def test_another_architecture_is_refused_with_the_difference(tmp_path):
+    save(small(), tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError) as error:
+        RqVae.load_from_checkpoint(tmp_path / "m.ckpt", num_embeddings=32)
+    assert "num_embeddings" in str(error.value) and "16" in str(error.value) and "32" in str(error.value)
+    assert "quantizer.embeddings.weight" in str(error.value)
+
+
+def test_strict_false_takes_what_fits(tmp_path):
+    save(small(), tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError, match="quantizer.levels.0.embeddings.weight"):
+        RqVae.load_from_checkpoint(tmp_path / "m.ckpt", num_quantizers=2)
+    loaded = RqVae.load_from_checkpoint(tmp_path / "m.ckpt", strict=False, num_quantizers=2)
+    assert loaded.hyper_parameters["num_quantizers"] == 2

@@ -1,0 +1,139 @@
+"""The quantizers against their definition: values by loops, gradients by hand."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rqvae import ResidualQuantizer, VectorQuantizer
+
+
+def residual_quantizer(levels=3, codes=7, width=4, cost=0.25):
+    return ResidualQuantizer(levels, codes, width, cost)
+
+
+def test_one_level_returns_the_documented_tuple():
+    quantizer = VectorQuantizer(16, 4, commitment_cost=0.5)
+    inputs = torch.randn(10, 4)
+    quantized, commitment_loss, embedding_loss, indices = quantizer(inputs)
+    table = quantizer.embeddings.weight
+    expected = torch.stack([((row - table) ** 2).sum(1).argmin() for row in inputs])
+    assert torch.equal(indices, expected) and indices.dtype == torch.int64
+    torch.testing.assert_close(quantized, table[expected])
+    torch.testing.assert_close(embedding_loss, ((table[expected] - inputs) ** 2).mean())
+    torch.testing.assert_close(commitment_loss, 0.5 * embedding_loss)
+    assert list(quantizer.state_dict()) == ["embeddings.weight"]
+
+
+def test_each_loss_moves_only_its_own_side():
+    quantizer = VectorQuantizer(8, 3)
+    inputs = torch.randn(5, 3, requires_grad=True)
+    out = quantizer(inputs)
+    table, = torch.autograd.grad(out.embedding_loss, quantizer.embeddings.weight, retain_graph=True)
+    vectors = quantizer.embeddings.weight[out.encoding_indices]
+    by_hand = torch.zeros(8, 3).index_add_(0, out.encoding_indices, 2 * (vectors - inputs) / 15)
+    torch.testing.assert_close(table, by_hand.detach())
+    side, = torch.autograd.grad(out.commitment_loss, inputs, retain_graph=True)
+    torch.testing.assert_close(side, (0.25 * 2 * (inputs - vectors) / 15).detach())
+    for loss, other in ((out.embedding_loss, inputs), (out.commitment_loss, quantizer.embeddings.weight)):
+        assert torch.autograd.grad(loss, other, retain_graph=True, allow_unused=True)[0] is None
+
+
+def test_one_residual_level_is_the_documented_quantizer_to_the_bit():
+    single, stack = VectorQuantizer(32, 6), residual_quantizer(1, 32, 6)
+    stack.levels[0].load_state_dict(single.state_dict())
+    inputs = torch.randn(100, 6)
+    one, other = single(inputs), stack(inputs)
+    for a, b in zip(one, other):
+        assert torch.equal(a.squeeze(-1) if a is other[3] else a, b[:, 0] if b is other[3] else b)
+
+
+def test_the_residual_walk_is_the_loop_of_the_definition():
+    quantizer = residual_quantizer()
+    inputs = torch.randn(20, 4)
+    out = quantizer(inputs)
+    commitment = embedding = 0.0
+    for row in range(20):
+        residual = inputs[row]
+        for level, table in enumerate(quantizer.codebooks):
+            code = ((residual - table) ** 2).sum(1).argmin()
+            assert out.encoding_indices[row, level] == code
+            embedding += ((table[code] - residual) ** 2).sum() / 80
+            commitment += 0.25 * ((table[code] - residual) ** 2).sum() / 80
+            residual = residual - table[code]
+        torch.testing.assert_close(out.quantized[row], inputs[row] - residual)
+    torch.testing.assert_close(out.embedding_loss, embedding)
+    torch.testing.assert_close(out.commitment_loss, commitment)
+
+
+def test_the_encoder_sees_the_identity_gradient_of_the_sum_and_not_one_a_level():
+    quantizer = residual_quantizer(levels=3)
+    inputs = torch.randn(1, 4, requires_grad=True)
+    jacobian = torch.autograd.functional.jacobian(lambda z: quantizer(z).quantized[0], inputs)[:, 0]
+    assert torch.equal(jacobian, torch.eye(4))
+
+
+def test_the_commitment_of_every_level_reaches_the_encoder():
+    quantizer = residual_quantizer(levels=3)
+    inputs = torch.randn(6, 4, requires_grad=True)
+    out = quantizer(inputs)
+    gradient, = torch.autograd.grad(out.commitment_loss, inputs)
+    by_hand = torch.zeros(6, 4)
+    residual = inputs.detach()
+    for level, table in enumerate(quantizer.codebooks):
+        residual = residual - table[out.encoding_indices[:, level]].detach()
+        assert residual.abs().sum() > 0
+        by_hand += 0.25 * 2 * residual / 24                 # d mse(q, r) / d r, for this level alone
+    torch.testing.assert_close(gradient, by_hand)
+
+
+def test_each_level_learns_from_its_own_residual_alone():
+    quantizer = residual_quantizer(levels=2, codes=3)
+    inputs = torch.randn(9, 4)
+    out = quantizer(inputs)
+    gradients = torch.autograd.grad(out.embedding_loss, quantizer.codebooks)
+    residual = inputs
+    for level, (table, gradient) in enumerate(zip(quantizer.codebooks, gradients)):
+        codes = out.encoding_indices[:, level]
+        by_hand = torch.zeros(3, 4).index_add_(0, codes, 2 * (table[codes] - residual).detach() / 36)
+        torch.testing.assert_close(gradient, by_hand)
+        residual = (residual - table[codes]).detach()
+
+
+def test_encode_and_decode_are_the_halves_of_forward():
+    for quantizer in (VectorQuantizer(9, 4), residual_quantizer()):
+        inputs = torch.randn(15, 4)
+        out = quantizer(inputs)
+        codes = quantizer.encode(inputs)
+        assert torch.equal(codes, out.encoding_indices)
+        torch.testing.assert_close(quantizer.decode(codes), out.quantized)
+
+
+def test_a_batch_of_one_keeps_its_axes():
+    assert VectorQuantizer(9, 4).encode(torch.randn(1, 4)).shape == (1,)
+    assert residual_quantizer().encode(torch.randn(1, 4)).shape == (1, 3)
+
+
+def test_decoding_a_prefix_gives_the_coarse_vector():
+    quantizer = residual_quantizer()
+    codes = quantizer.encode(torch.randn(5, 4))
+    expected = quantizer.codebooks[0][codes[:, 0]] + quantizer.codebooks[1][codes[:, 1]]
+    torch.testing.assert_close(quantizer.decode(codes[:, :2]), expected)
+
+
+def test_a_forward_pass_changes_nothing():
+    for quantizer in (VectorQuantizer(9, 4), residual_quantizer()):
+        before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+        quantizer.train()(torch.randn(15, 4))
+        quantizer.eval()(torch.randn(15, 4))
+        assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_wrong_shapes_and_sizes_are_named():
+    with pytest.raises(ValueError, match=r"inputs have shape \(3, 5\); a quantizer of 4-wide vectors"):
+        VectorQuantizer(9, 4)(torch.randn(3, 5))
+    with pytest.raises(ValueError, match="num_embeddings is 0; it must be at least 1"):
+        VectorQuantizer(0, 4)
+    with pytest.raises(ValueError, match="commitment_cost is -1; it must be 0 or more"):
+        VectorQuantizer(4, 4, -1)
+    with pytest.raises(ValueError, match="num_quantizers is 0"):
+        ResidualQuantizer(0, 4, 4)

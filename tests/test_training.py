@@ -1,0 +1,276 @@
+"""fit against Lightning where it is installed, against a straight run where it was interrupted, and
+against the words it promises."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from items import clustered, loader
+from rqvae import RqVae, fit
+from rqvae.checkpoint import CheckpointError, load_checkpoint
+from rqvae.training import TrainingDiverged, TrainingInterrupted
+
+ROOT = Path(__file__).parents[1]
+LIVELY = 0.1            # a learning rate whose val_loss rises now and then, so that the plateau scheduler acts
+SMALL = {"input_dim": 12, "hidden_dim": 16, "latent_dim": 8, "num_embeddings": 32}
+
+
+def small(seed=0, **options):
+    torch.manual_seed(seed)
+    return RqVae(**{**SMALL, **options})
+
+
+def quiet(*args, **options):
+    return fit(*args, device="cpu", progress=False, **options)
+
+
+def assert_equal_weights(one, other):
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_history_holds_the_documented_metrics_for_every_epoch():
+    history = quiet(small(), loader(clustered(100)), loader(clustered(40, seed=1)), max_epochs=3)
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert [row["global_step"] for row in history] == [4, 8, 12]
+    for row in history:
+        assert set(row) == {"epoch", "global_step", "lr", "seconds", "train_loss", "train_recon_loss",
+                            "train_commitment_loss", "train_embedding_loss", "val_loss", "val_recon_loss",
+                            "codes_used", "perplexity"}
+        assert row["train_loss"] == pytest.approx(
+            row["train_recon_loss"] + row["train_commitment_loss"] + row["train_embedding_loss"], rel=1e-5)
+
+
+def test_what_a_step_logged_before_does_not_leak_into_the_means():
+    model = small()
+    model.validation_step({"features": 100 * clustered(10)})
+    row, = quiet(model, loader(clustered(64)), loader(clustered(8, seed=1)), max_epochs=1)
+    assert row["val_loss"] < 10
+    assert row["train_loss"] == pytest.approx(
+        row["train_recon_loss"] + row["train_commitment_loss"] + row["train_embedding_loss"], rel=1e-5)
+
+
+def test_means_are_weighted_by_the_rows_of_a_batch():
+    model, features = small(learning_rate=1e-12), clustered(50)
+    with torch.no_grad():
+        expected = model.validation_step({"features": features}).item()
+    row, = quiet(model, loader(features, 32), loader(features, 32), max_epochs=1)
+    assert row["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_a_validation_loader_the_scheduler_follows_train_loss_and_says_so(capsys):
+    model = small(learning_rate=1e-7)             # nothing gets better, so the plateau is soon there
+    history = fit(model, loader(torch.ones(8, 12)), max_epochs=16, device="cpu")
+    assert "follow train_loss" in capsys.readouterr().err
+    assert history[-1]["lr"] < history[0]["lr"]
+
+
+def test_any_iterable_of_batch_dicts_will_do_and_nothing_else():
+    batches = list(clustered(64).double().split(16))
+    history = quiet(small(), [{"features": rows, "name": "extra"} for rows in batches], max_epochs=2)
+    assert history[-1]["global_step"] == 8
+    with pytest.raises(ValueError, match='loader yields Tensor; a batch must be a dict with "features"'):
+        quiet(small(), batches, max_epochs=1)
+    with pytest.raises(ValueError, match="yields no batches"):
+        quiet(small(), [], max_epochs=1)
+
+
+def test_files_are_written_where_asked_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quiet(small(), loader(clustered(40)), max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
+    history = quiet(small(), loader(clustered(40)), max_epochs=3, checkpoint_dir="a/b")
+    assert sorted(path.name for path in Path("a/b").iterdir()) == ["best.ckpt", "last.ckpt", "metrics.jsonl"]
+    assert [json.loads(line) for line in open("a/b/metrics.jsonl")] == history
+
+
+def test_best_is_the_epoch_with_the_lowest_val_loss(tmp_path):
+    losses = iter([5.0, 3.0, 4.0, 2.5, 9.0])
+
+    class Scripted(RqVae):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", torch.tensor(next(losses)))
+
+    quiet(Scripted(**SMALL), loader(clustered(60)), loader(clustered(20)), max_epochs=5, checkpoint_dir=tmp_path)
+    assert load_checkpoint(tmp_path / "best.ckpt")["epoch"] == 3
+    assert load_checkpoint(tmp_path / "last.ckpt")["epoch"] == 4
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    features = clustered(64)
+    quiet(small(), loader(features), max_epochs=2, checkpoint_dir=tmp_path)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    spoiled = features.clone()
+    spoiled[40] = math.nan
+    model = small()
+    with pytest.raises(TrainingDiverged, match="loss is nan in epoch 3, batch 2; .* learning rate"):
+        quiet(model, loader(spoiled), max_epochs=4, checkpoint_dir=tmp_path, resume_from=tmp_path / "last.ckpt")
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+RESUME = textwrap.dedent("""
+    import sys, torch
+    sys.path[:0] = [{root!r}, {tests!r}]
+    from items import clustered, loader
+    from rqvae import RqVae, fit
+    torch.set_num_threads(1)
+    torch.manual_seed(99)                       # nothing of this process's own may matter
+    model = RqVae(**{small!r}, num_quantizers=2)
+    fit(model, loader(clustered(100), shuffle=True), loader(clustered(40, seed=1)), max_epochs=6, device="cpu",
+        resume_from=sys.argv[1], progress=False)
+    torch.save(model.state_dict(), sys.argv[2])
+""")
+
+
+def resume_in_another_process(checkpoint, tmp_path):
+    script = RESUME.format(root=str(ROOT), tests=str(ROOT / "tests"), small=SMALL)
+    subprocess.run([sys.executable, "-c", script, str(checkpoint), str(tmp_path / "end.pt")], check=True)
+    return torch.load(tmp_path / "end.pt", weights_only=True)
+
+
+def shuffled_run(**options):
+    model = small(num_quantizers=2)
+    quiet(model, loader(clustered(100), shuffle=True), loader(clustered(40, seed=1)), **options)
+    return model
+
+
+def test_six_epochs_straight_equal_three_and_three_from_another_process(tmp_path):
+    straight = shuffled_run(max_epochs=6)
+    shuffled_run(max_epochs=3, checkpoint_dir=tmp_path)
+    ended = resume_in_another_process(tmp_path / "last.ckpt", tmp_path)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, ended[name]), name
+
+
+@pytest.mark.parametrize("boundary", [1, 6, 9, 10, 11, 12])
+def test_a_run_stopped_at_any_batch_goes_on_to_the_same_end(tmp_path, boundary):
+    """Four training and two validation batches an epoch: the boundaries lie in both, and at their ends."""
+    straight = shuffled_run(max_epochs=6)
+    seen = []
+    with pytest.raises(TrainingInterrupted) as interrupted:
+        shuffled_run(max_epochs=6, checkpoint_dir=tmp_path, stop=lambda: seen.append(0) or len(seen) > boundary)
+    assert interrupted.value.path == tmp_path / "last.ckpt"
+    torch.manual_seed(5)
+    resumed = small(seed=7, num_quantizers=2)
+    history = quiet(resumed, loader(clustered(100), shuffle=True), loader(clustered(40, seed=1)), max_epochs=6,
+                    resume_from=tmp_path / "last.ckpt", checkpoint_dir=tmp_path)
+    assert_equal_weights(straight, resumed)
+    assert [row["epoch"] for row in history] == list(range(6))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_loader_s_own_generator_is_resumed_too(tmp_path):
+    def run(model, **options):
+        own = torch.Generator().manual_seed(3)
+        quiet(model, loader(clustered(100), shuffle=True, generator=own), **options)
+        return model
+
+    straight = run(small(), max_epochs=4)
+    run(small(), max_epochs=2, checkpoint_dir=tmp_path)
+    assert_equal_weights(straight, run(small(seed=8), max_epochs=4, resume_from=tmp_path / "last.ckpt"))
+
+
+def test_resuming_weights_alone_is_refused(tmp_path):
+    from rqvae.checkpoint import build_checkpoint, save_checkpoint
+    model = small()
+    save_checkpoint(build_checkpoint(epoch=0, global_step=0, state_dict=model.state_dict(),
+                                     hyper_parameters=model.hyper_parameters), tmp_path / "w.ckpt")
+    with pytest.raises(CheckpointError, match="holds weights but no optimizer state"):
+        quiet(small(), loader(clustered(40)), resume_from=tmp_path / "w.ckpt")
+
+
+def test_resuming_another_architecture_says_what_differs(tmp_path):
+    quiet(small(), loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="num_embeddings is 32 in the file, 64 in the model"):
+        quiet(small(num_embeddings=64), loader(clustered(40)), resume_from=tmp_path / "last.ckpt")
+
+
+def test_a_run_that_has_its_epochs_is_left_as_it_is(tmp_path):
+    quiet(small(), loader(clustered(40)), max_epochs=3, checkpoint_dir=tmp_path)
+    model = small(seed=4)
+    history = quiet(model, loader(clustered(40)), max_epochs=2, resume_from=tmp_path / "last.ckpt")
+    assert len(history) == 3
+    assert_equal_weights(model, RqVae.load_from_checkpoint(tmp_path / "last.ckpt"))
+
+
+def test_the_fused_step_differs_by_rounding_only():
+    plain, fused = small(), small()
+    for model, option in ((plain, False), (fused, True)):
+        quiet(model, loader(clustered(200)), max_epochs=3, fused=option)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(value, fused.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_lines_instead_of_a_bar_where_there_is_no_terminal(capsys):
+    fit(small(num_quantizers=2), loader(clustered(40)), max_epochs=2, device="cpu")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and lines[1].startswith("epoch 1/2  loss ") and "codes used" in lines[2]
+
+
+# ---- beside the real thing
+
+def documented_runs(tmp_path, max_epochs):
+    """The documented module under pl.Trainer, and ours under fit, from the same weights and data."""
+    pytest.importorskip("pytorch_lightning")
+    import lightning_reference as lightning
+    torch.manual_seed(11)
+    theirs = lightning.RqVae(**SMALL, learning_rate=LIVELY)
+    ours = RqVae(**SMALL, learning_rate=LIVELY)
+    ours.load_state_dict(theirs.state_dict())
+    train, val = clustered(200), clustered(50, seed=1)
+    loaders = [(loader(train, shuffle=True), loader(val)) for _ in range(2)]
+    torch.manual_seed(12)
+    _, trainer, their_history = lightning.run_lightning(theirs, *loaders[0], max_epochs, dirpath=tmp_path / "theirs")
+    torch.manual_seed(12)
+    our_history = quiet(ours, *loaders[1], max_epochs=max_epochs, checkpoint_dir=tmp_path / "ours")
+    return theirs, their_history, ours, our_history
+
+
+def test_fit_is_lightning_to_the_bit_through_drops_of_the_learning_rate(tmp_path):
+    theirs, their_history, ours, our_history = documented_runs(tmp_path, max_epochs=25)
+    assert_equal_weights(theirs, ours)
+    assert [row["val_loss"] for row in our_history] == [row["val_loss"] for row in their_history]
+    assert [row["lr"] for row in our_history] == [row["lr"] for row in their_history]
+    assert len({row["lr"] for row in our_history}) > 2
+
+
+def test_lightning_goes_on_with_our_checkpoint_at_the_right_epoch_and_step(tmp_path):
+    theirs, their_history, _, _ = documented_runs(tmp_path, max_epochs=4)
+    import lightning_reference as lightning
+    ckpt = tmp_path / "ours" / "last.ckpt"
+    loaded = lightning.RqVae.load_from_checkpoint(ckpt)
+    assert_equal_weights(theirs, loaded)
+    train, val = clustered(200), clustered(50, seed=1)
+    module, trainer, history = lightning.run_lightning(
+        lightning.RqVae(**SMALL, learning_rate=LIVELY), loader(train), loader(val), 6, ckpt_path=ckpt)
+    assert [row["epoch"] for row in history] == [4, 5]
+    assert trainer.global_step == 6 * 7
+
+
+def test_we_go_on_with_a_checkpoint_of_lightning(tmp_path):
+    theirs, _, _, _ = documented_runs(tmp_path, max_epochs=3)
+    ckpt = next((tmp_path / "theirs").glob("epoch=2*.ckpt"))
+    loaded = RqVae.load_from_checkpoint(ckpt)
+    assert_equal_weights(theirs, loaded)
+    features = clustered(30)
+    for a, b in zip(theirs(features), loaded(features)):
+        assert torch.equal(a, b)
+    history = quiet(RqVae(**SMALL), loader(clustered(200)), loader(clustered(50, seed=1)), max_epochs=5, resume_from=ckpt)
+    assert [(row["epoch"], row["global_step"]) for row in history] == [(3, 28), (4, 35)]
+
+
+def test_our_file_needs_no_allow_list(tmp_path):
+    quiet(small(), loader(clustered(40)), loader(clustered(20)), max_epochs=1, checkpoint_dir=tmp_path,
+          notes={"data": Path("x.npy")})
+    found = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert sorted(found) == sorted(["epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks",
+                           "optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters", "rqvae"])

@@ -1,0 +1,207 @@
+"""Train a tokenizer on item features: `python train.py [--data FILE]`; `--help` lists the options."""
+
+import shlex
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from rqvae import FeatureLoader, RqVae, batch_inference, fit
+from rqvae.checkpoint import CheckpointError, load_checkpoint, require_training_state
+from rqvae.collisions import collision_report
+from rqvae.console import ArgumentParser, StopSignals, run_script, say
+from rqvae.data import split_rows
+from rqvae.evaluation import code_statistics, evaluate_reconstruction
+from rqvae.files import check_writable, nearest_names
+from rqvae.inference import resolve_device
+from rqvae.items import Items, open_items
+from rqvae.report import collapse_advice, summary
+from rqvae.training import TrainingInterrupted
+
+# What each preset departs from the documented model and training in.
+PRESETS = {
+    "documented": {"batch_size": 32},
+    "tiger": {"num_quantizers": 3, "num_embeddings": 256, "batch_size": 256},
+}
+DEFAULTS = {"preset": "tiger", "epochs": 100, "val_fraction": 0.05, "seed": 0}
+MODEL_FLAGS = ("hidden_dim", "latent_dim", "num_embeddings", "num_quantizers", "commitment_cost", "activation",
+               "learning_rate")
+RECORDED = (*DEFAULTS, "batch_size", "data", "key", "item_ids", *MODEL_FLAGS)     # --resume finds these again
+
+
+class Job(NamedTuple):
+    """Everything that `prepare` checked and `run` needs."""
+
+    items: Items
+    model: RqVae
+    settings: dict              # option -> value, as recorded in the checkpoint
+    device: torch.device
+    checkpoint_dir: Path
+    resume_from: Path           # None for a new run
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="train.py", description=(
+        "Train a tokenizer: a residual-quantized autoencoder that gives every item a semantic ID. "
+        "Without --data it trains on the built-in catalogue."))
+    add = parser.add_argument
+    add("--data", metavar="FILE", help="item features: .npy, .npz, .pt, .safetensors, .parquet, a folder or a "
+                                       "glob of .npy shards")
+    add("--key", help="which array of a file with several")
+    add("--item-ids", metavar="FILE", help="IDs of the items, in row order: .txt (one a line), .json or .npy")
+    add("--epochs", type=int, help=f"passes over the items (default: {DEFAULTS['epochs']})")
+    add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
+    add("--val-fraction", type=float, metavar="F",
+        help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
+    add("--preset", choices=sorted(PRESETS), help=f"what to train (default: {DEFAULTS['preset']})")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where to write (default: checkpoints)")
+    add("--resume", nargs="?", const="", metavar="PATH",
+        help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
+    add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
+    add("--seed", type=int, help=f"decides everything random (default: {DEFAULTS['seed']})")
+    model = parser.add_argument_group("model (defaults: the preset's)")
+    model.add_argument("--hidden-dim", type=int, nargs="+", metavar="N",
+                       help="width of the two hidden layers, or the width of each")
+    model.add_argument("--latent-dim", type=int, metavar="N", help="width of the latents")
+    model.add_argument("--num-embeddings", type=int, metavar="N", help="codes of a level")
+    model.add_argument("--num-quantizers", type=int, metavar="N", help="levels, so codes of an item")
+    model.add_argument("--commitment-cost", type=float, metavar="F", help="weight of the commitment loss")
+    model.add_argument("--activation", help="relu, gelu or silu")
+    model.add_argument("--learning-rate", type=float, metavar="F", help="of the optimizer")
+    return parser
+
+
+def prepare(arguments) -> Job:
+    """Everything that can be wrong with the input is found here, before any work."""
+    device = resolve_device(arguments.device)
+    folder = Path(arguments.checkpoint_dir)
+    resume_from, recorded = None, {}
+    if arguments.resume is not None:
+        resume_from, recorded = find_run(arguments.resume, folder)
+        folder = resume_from.parent
+    settings = settle(arguments, recorded)
+    if resume_from is None and not arguments.overwrite:
+        refuse_to_overwrite(folder)
+    check_writable(folder)
+    items = open_items(settings.get("data"), key=settings.get("key"), item_ids=settings.get("item_ids"))
+    table = items.dataset.table
+    table.check()
+    torch.manual_seed(settings["seed"])
+    model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_FLAGS if name in settings})
+    return Job(items, model, settings, device, folder, resume_from)
+
+
+def settle(arguments, recorded) -> dict:
+    """The options in force: what was given, else what the run recorded, else the preset's, else the defaults."""
+    given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None}
+    if "hidden_dim" in given and len(given["hidden_dim"]) == 1:
+        given["hidden_dim"] = given["hidden_dim"][0]
+    preset = {**DEFAULTS, **recorded, **given}["preset"]
+    settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
+    rules = {
+        "epochs": ("0 or more", lambda value: value >= 0),
+        "batch_size": ("1 or more", lambda value: value >= 1),
+        "val_fraction": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+        "learning_rate": ("above 0 and finite", lambda value: 0 < value < float("inf")),
+        "num_embeddings": ("2 or more", lambda value: value >= 2),
+        "num_quantizers": ("1 or more", lambda value: value >= 1),
+        "latent_dim": ("1 or more", lambda value: value >= 1),
+        "commitment_cost": ("0 or more", lambda value: value >= 0),
+    }
+    faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
+              for name, (rule, holds) in rules.items() if name in settings and not holds(settings[name])]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return settings
+
+
+def find_run(path, folder):
+    """The checkpoint to go on from, and the options that its run recorded.
+
+    Without a path it is the newest in the folder that can be read, and a damaged one is named.
+    """
+    candidates = [Path(path)] if path else [folder / "last.ckpt", folder / "best.ckpt"]
+    if not path and not any(candidate.exists() for candidate in candidates):
+        raise FileNotFoundError(f"there is no run to resume in {folder}{nearest_names(folder)}; "
+                                "name its --checkpoint-dir, or start a new run without --resume")
+    for candidate in candidates:
+        try:
+            loaded = load_checkpoint(candidate)
+            require_training_state(loaded, candidate)
+        except (CheckpointError, FileNotFoundError) as error:
+            if candidate is candidates[-1]:
+                raise
+            warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
+        else:
+            notes = loaded.get("rqvae", {}).get("notes") or {}
+            recorded = {**notes, **{name: loaded["hyper_parameters"][name] for name in MODEL_FLAGS
+                                    if name in loaded["hyper_parameters"]}}
+            return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
+
+
+def refuse_to_overwrite(folder) -> None:
+    there = [name for name in ("last.ckpt", "best.ckpt") if (folder / name).exists()]
+    if there:
+        raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
+                         "replace it by --overwrite, or choose another --checkpoint-dir")
+
+
+def run(job) -> int:
+    """Train, and say what came of it."""
+    settings, table = job.settings, job.items.dataset.table
+    say(f"Training on {job.items.description}, on {job.device}")
+    train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
+    train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
+                                 rows=train_rows, device=job.device)
+    val_loader = FeatureLoader(table, 1024, rows=val_rows, device=job.device) if len(val_rows) else None
+    with StopSignals() as stop:
+        try:
+            history = fit(
+                job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
+                checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, fused=True, stop=stop,
+                notes={**settings, **job.items.places},
+            )
+        except TrainingInterrupted as interrupted:
+            name = signal.Signals(stop.number).name
+            say(f"Stopped by {name}; saved. Resume with: {command('train.py', '--resume', interrupted.path)}")
+            return 128 + stop.number
+    if not history or history[-1]["epoch"] + 1 > settings["epochs"]:
+        say(f"already trained {len(history)} of {settings['epochs']} epochs; nothing to do")
+        return 0
+    report(job, history)
+    return 0
+
+
+def report(job, history) -> None:
+    """What a person wants to know: how good the chosen checkpoint is, and what to run next."""
+    best = job.checkpoint_dir / "best.ckpt"
+    model = RqVae.load_from_checkpoint(best)
+    loader = FeatureLoader(job.items.dataset.table, 1024)
+    codes = batch_inference(model, loader, job.device)
+    statistics = code_statistics(codes, model.quantizer.num_embeddings)
+    error = evaluate_reconstruction(model, loader, job.device)["relative_mse"]
+    say(f"\nTrained {len(history)} epochs in {sum(row['seconds'] for row in history):.0f} s; over all items:")
+    say(summary(statistics, collision_report(codes), error))
+    advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
+        "train longer, lower --num-embeddings, or give more and more varied items"
+    for sentence in collapse_advice(statistics, advice):
+        say(f"WARNING: {sentence}")
+    say(f"checkpoint: {best}")
+    say(f"next: {command('infer.py', '--ckpt', best)}")
+
+
+def command(script, *words) -> str:
+    return shlex.join(["python", script, *map(str, words)])
+
+
+def main(argv=None) -> int:
+    """Run the script with these arguments, those of the command line by default; returns the exit code."""
+    return run_script(build_parser(), prepare, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
