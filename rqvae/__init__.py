@@ -1,11 +1,22 @@
 """Semantic IDs for generative recommendation: a residual-quantized autoencoder in plain PyTorch."""
 
 from .model import RqVae
-from .quantize import ResidualQuantizer, VectorQuantizer
-from .networks import Decoder, Encoder
-
-from .inference import batch_inference
-from .evaluation import evaluate_quantization, evaluate_reconstruction, evaluate_semantic_ids
+from .quantize import VectorQuantizer, ResidualQuantizer
+from .networks import Encoder, Decoder
 from .training import fit
+from .inference import batch_inference
+from .evaluation import evaluate_reconstruction, evaluate_quantization, evaluate_semantic_ids
+from .amazon_p5 import P5AmazonItemDataset
+from .data import open_features, FeatureDataset, FeatureLoader
+from .semantic_ids import save_semantic_ids, load_semantic_ids, resolve_collisions
 
 __version__ = "1.0.0"
+
+__all__ = [
+    "RqVae", "VectorQuantizer", "ResidualQuantizer", "Encoder", "Decoder",
+    "fit", "batch_inference",
+    "evaluate_reconstruction", "evaluate_quantization", "evaluate_semantic_ids",
+    "P5AmazonItemDataset", "open_features", "FeatureDataset", "FeatureLoader",
+    "save_semantic_ids", "load_semantic_ids", "resolve_collisions",
+    "__version__",
+]

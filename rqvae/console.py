@@ -39,8 +39,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_script(parser, prepare, run, argv) -> int:
     """Parse, `prepare(arguments)`, `run(what it returned)`; the exit code.
 
-    What `prepare` raises is the user's input (2), what `run` raises is a failure under way (1). Both
-    become one line on stderr, with a traceback only on `--debug`.
+    What `prepare` raises, and a ValueError of `run`, is the user's input (2), anything else a failure under
+    way (1). Each becomes one line on stderr, with a traceback only on `--debug`.
     """
     try:
         arguments = parser.parse_args(argv)
@@ -61,7 +61,7 @@ def run_script(parser, prepare, run, argv) -> int:
         try:
             return run(job) or 0
         except RUNTIME_ERRORS as error:
-            return _failed(error, 1, arguments.debug)
+            return _failed(error, 2 if isinstance(error, ValueError) else 1, arguments.debug)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT

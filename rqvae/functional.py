@@ -3,6 +3,8 @@
 Shapes:  B rows   E vector width   K codes
 """
 
+import math
+
 import torch
 
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
@@ -69,7 +71,36 @@ def rotation_trick(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     return torch.where(rotatable, rotated, straight_through(z, quantized))
 
 
-def kmeans(x, num_clusters, *, iterations=10, generator=None):
+def squared_distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """|x - c|^2 of every row to every code: (B, E), (K, E) -> (B, K), by `torch.cdist`."""
+    return torch.cdist(x, codebook).square()
+
+
+def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:
+    """A price for each code that makes all codes about equally wanted.
+
+    The column potentials of entropic optimal transport to uniform marginals, by Sinkhorn's iteration
+    (Cuturi, arXiv 1306.0895) on logarithms: no epsilon overflows, and no row underflows to nothing.
+    `(costs + prices).argmin(dim=1)` is the code of largest weight in each row of the transport plan.
+
+    Args:
+        costs: (B, K) of giving each row each code.
+        epsilon: the temperature, in units of the costs; smaller is harder.
+        iterations: of rows and columns in turn.
+
+    Returns:
+        (K,) prices with mean 0.
+    """
+    scores = costs / -epsilon                                       # (B, K)
+    log_rows, log_columns = -math.log(costs.shape[0]), -math.log(costs.shape[1])
+    column = scores.new_zeros(costs.shape[1])
+    for _ in range(iterations):
+        row = log_rows - torch.logsumexp(scores + column, dim=1)                # (B,)
+        column = log_columns - torch.logsumexp(scores + row[:, None], dim=0)    # (K,)
+    return (column.mean() - column) * epsilon
+
+
+def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None):
     """Centroids by Lloyd's algorithm from k-means++ seeds (Arthur & Vassilvitskii, SODA 2007).
 
     A cluster that empties is moved to the row farthest from its centroid. Where there are fewer
@@ -80,6 +111,9 @@ def kmeans(x, num_clusters, *, iterations=10, generator=None):
         x: (N, E) floating point, N >= 1.
         num_clusters: K.
         iterations: Lloyd steps at most; fewer when no row changes its cluster.
+        balance: None for plain k-means; a number to assign by distance plus `balancing_potentials`, with
+            that share of the median squared distance as their epsilon, so that clusters are of about
+            equal size.
         generator: a CPU `torch.Generator`; the same state gives the same centroids.
 
     Returns:
@@ -95,7 +129,7 @@ def kmeans(x, num_clusters, *, iterations=10, generator=None):
     centroids = _plus_plus(x, num_clusters, generator)
     previous = None
     for _ in range(iterations):
-        codes = nearest_codes(x, centroids)
+        codes = nearest_codes(x, centroids) if balance is None else _balanced_codes(x, centroids, balance)
         if previous is not None and torch.equal(codes, previous):
             break
         previous = codes
@@ -103,11 +137,17 @@ def kmeans(x, num_clusters, *, iterations=10, generator=None):
     return centroids + offset
 
 
+def _balanced_codes(x, centroids, balance):
+    costs = squared_distances(x, centroids)                         # (N, K)
+    epsilon = balance * costs.median().clamp_min(torch.finfo(x.dtype).tiny).item()
+    return (costs + balancing_potentials(costs, epsilon=epsilon, iterations=30)).argmin(dim=1)
+
+
 def _plus_plus(x, num_clusters, generator):
     """Seeds drawn one after the other, each with probability proportional to its squared distance
     from those already drawn; the best of a few candidates, as Arthur & Vassilvitskii suggest."""
     norms = x.square().sum(dim=1)                                   # (N,)
-    candidates = 2 + int(torch.tensor(float(num_clusters)).log())
+    candidates = 2 + int(math.log(num_clusters))
     draws = torch.rand(num_clusters, candidates, generator=generator, dtype=torch.float64)
     chosen = (draws[0, :1] * len(x)).long().to(x.device)
     seeds = [x[chosen]]

@@ -42,6 +42,13 @@ class RqVae(nn.Module):
         learning_rate: of the optimizer that `configure_optimizers` builds.
         num_quantizers: L, the number of levels; semantic IDs are (B,) for 1 and (B, L) above.
         activation: "relu" (documented), "gelu" or "silu".
+        linear_path: a matrix product beside encoder and decoder, see `networks.Encoder`.
+        latent_norm: bring each latent to mean 0 and variance 1 (layer normalization without parameters),
+            so that items of outlying norm take no codes of their own.
+        standardize: work on (features - mean) / scale, with the mean of each column and one scale, which
+            `initialization.initialize` takes from the data. Everything that comes out is in the units
+            of the features all the same; only the loss that is minimised is divided by scale^2, and so
+            does not depend on those units.
 
     Raises:
         ValueError: a value is out of range; the message lists every one that is.
@@ -58,6 +65,9 @@ class RqVae(nn.Module):
         *,
         num_quantizers: int = 1,
         activation: str = "relu",
+        linear_path: bool = False,
+        latent_norm: bool = False,
+        standardize: bool = False,
     ):
         super().__init__()
         self.hyper_parameters = {
@@ -69,34 +79,51 @@ class RqVae(nn.Module):
             "learning_rate": learning_rate,
             "num_quantizers": num_quantizers,
             "activation": activation,
+            "linear_path": linear_path,
+            "latent_norm": latent_norm,
+            "standardize": standardize,
         }
         _check_values(self.hyper_parameters)
         self.input_dim = input_dim
         self.learning_rate = learning_rate
         self.logged = {}                # name -> tensor, what the last training or validation step logged
-        self.encoder = Encoder(input_dim, hidden_dim, latent_dim, activation=activation)
+        self.latent_norm, self.standardize = latent_norm, standardize
+        options = {"activation": activation, "linear_path": linear_path}
+        self.encoder = Encoder(input_dim, hidden_dim, latent_dim, **options)
         if num_quantizers == 1:
             self.quantizer = VectorQuantizer(num_embeddings, latent_dim, commitment_cost)
         else:
             self.quantizer = ResidualQuantizer(num_quantizers, num_embeddings, latent_dim, commitment_cost)
-        mirrored = hidden_widths(hidden_dim)[::-1]
-        self.decoder = Decoder(latent_dim, mirrored, input_dim, activation=activation)
+        self.decoder = Decoder(latent_dim, hidden_widths(hidden_dim)[::-1], input_dim, **options)
+        if standardize:
+            self.register_buffer("feature_mean", torch.zeros(input_dim))
+            self.register_buffer("feature_scale", torch.ones(()))
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Latents of features: (B, D) -> (B, E)."""
         if features.dim() != 2 or features.shape[1] != self.input_dim:
             raise ValueError(f"features have shape {tuple(features.shape)}; this model takes "
                              f"(rows, {self.input_dim})")
-        return self.encoder(features)
+        if self.standardize:
+            features = (features - self.feature_mean) / self.feature_scale
+        latents = self.encoder(features)
+        return F.layer_norm(latents, latents.shape[-1:]) if self.latent_norm else latents
+
+    def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
+        """Features of quantized latents: (B, E) -> (B, D)."""
+        features = self.decoder(latents)
+        return features * self.feature_scale + self.feature_mean if self.standardize else features
 
     def decode(self, semantic_ids: torch.Tensor) -> torch.Tensor:
         """The features that semantic IDs stand for: (B,) or (B, L) int64 -> (B, D)."""
-        return self.decoder(self.quantizer.decode(semantic_ids))
+        return self.reconstruct(self.quantizer.decode(semantic_ids))
 
     def forward(self, features: torch.Tensor) -> RqVaeOutput:
-        """(B, D) -> `RqVaeOutput`."""
+        """(B, D) -> `RqVaeOutput`, its losses in the squared units of the features."""
         out = self.quantizer(self.encode(features))
-        return RqVaeOutput(self.decoder(out.quantized), *out[1:])
+        unit = self.feature_scale ** 2 if self.standardize else 1
+        return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
+                           out.embedding_loss * unit, out.encoding_indices)
 
     @torch.no_grad()
     def generate_semantic_ids(self, features: torch.Tensor) -> torch.Tensor:
@@ -114,7 +141,7 @@ class RqVae(nn.Module):
         self.log("train_commitment_loss", commitment_loss)
         self.log("train_embedding_loss", embedding_loss)
         self.log("semantic_ids", semantic_ids)
-        return total_loss
+        return total_loss / self.feature_scale ** 2 if self.standardize else total_loss
 
     def validation_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; it and its reconstruction part are logged."""

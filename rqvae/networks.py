@@ -23,22 +23,26 @@ def hidden_widths(hidden_dim) -> list:
 
 
 class Encoder(nn.Module):
-    """Features to latents: Linear, activation, ..., Linear.
+    """Features to latents: Linear, activation, ..., Linear, and beside them, if asked for, one plain Linear.
 
     Args:
         input_dim: D, the feature width.
         hidden_dim: width of the two hidden layers, or a list with the width of each.
         latent_dim: E, the latent width.
         activation: "relu" (documented), "gelu" or "silu".
+        linear_path: add a matrix product to the perceptron, whose last layer then starts at zero: what
+            is linear need not be learned through it.
     """
 
-    def __init__(self, input_dim, hidden_dim, latent_dim, *, activation="relu"):
+    def __init__(self, input_dim, hidden_dim, latent_dim, *, activation="relu", linear_path=False):
         super().__init__()
         self.layers = _stack([input_dim, *hidden_widths(hidden_dim), latent_dim], activation)
+        self.linear = _beside(self.layers, input_dim, latent_dim) if linear_path else None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, E)."""
-        return self.layers(features)
+        latents = self.layers(features)
+        return latents if self.linear is None else latents + self.linear(features)
 
 
 class Decoder(nn.Module):
@@ -49,15 +53,18 @@ class Decoder(nn.Module):
         hidden_dim: width of the two hidden layers, or a list with the width of each.
         output_dim: D, the feature width.
         activation: "relu" (documented), "gelu" or "silu".
+        linear_path: as in `Encoder`.
     """
 
-    def __init__(self, latent_dim, hidden_dim, output_dim, *, activation="relu"):
+    def __init__(self, latent_dim, hidden_dim, output_dim, *, activation="relu", linear_path=False):
         super().__init__()
         self.layers = _stack([latent_dim, *hidden_widths(hidden_dim), output_dim], activation)
+        self.linear = _beside(self.layers, latent_dim, output_dim) if linear_path else None
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, E) -> (B, D)."""
-        return self.layers(latents)
+        features = self.layers(latents)
+        return features if self.linear is None else features + self.linear(latents)
 
 
 def _stack(widths, activation):
@@ -67,3 +74,9 @@ def _stack(widths, activation):
     for fan_in, fan_out in zip(widths, widths[1:]):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+def _beside(layers, fan_in, fan_out):
+    nn.init.zeros_(layers[-1].weight)
+    nn.init.zeros_(layers[-1].bias)
+    return nn.Linear(fan_in, fan_out, bias=False)

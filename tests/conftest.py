@@ -1,4 +1,4 @@
-"""Every test runs on one thread, from one seed, and leaves no file outside its own folder."""
+"""Every test runs on one thread and from one seed; the built-in catalogue is cached for the session only."""
 
 import os
 
@@ -9,7 +9,11 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _seeded(tmp_path, monkeypatch):
+def _seeded():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,171 @@
+"""The house: who imports whom, what the package never does, and that it works under another name."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "rqvae"
+
+# Which rooms a room may import: the table of the design. Anything not listed is refused.
+ROOMS = {
+    "files": "",
+    "functional": "",
+    "networks": "",
+    "checkpoint": "files",
+    "blocks": "",
+    "readers": "blocks files",
+    "tables": "blocks readers",
+    "data": "tables",
+    "collisions": "",
+    "resolution": "collisions",
+    "tokens": "collisions",
+    "lookup": "collisions",
+    "semantic_ids": "collisions files lookup resolution tokens",
+    "exports": "semantic_ids collisions files tokens",
+    "stdlib_docs": "files",
+    "texts": "files",
+    "amazon_p5": "data texts files",
+    "quantize": "functional",
+    "model": "networks quantize checkpoint",
+    "inference": "",
+    "evaluation": "inference functional collisions",
+    "progress": "",
+    "run_state": "checkpoint functional",
+    "training": "files inference progress run_state",
+    "console": "",
+    "items": "data stdlib_docs",
+    "report": "console",
+}
+
+
+def modules():
+    return {path.stem: ast.parse(path.read_text("utf-8")) for path in PACKAGE.glob("*.py")}
+
+
+def imported_rooms(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield from ([node.module] if node.module else [alias.name for alias in node.names])
+
+
+def test_every_room_imports_only_what_the_table_allows():
+    trees = modules()
+    trees.pop("__init__")
+    assert set(trees) == set(ROOMS)
+    for name, tree in trees.items():
+        extra = set(imported_rooms(tree)) - set(ROOMS[name].split()) - {"__version__"}
+        assert not extra, f"{name} imports {extra}"
+
+
+def test_imports_go_only_downwards():
+    depth = {}
+
+    def climb(room, above=()):
+        assert room not in above, f"a cycle: {' -> '.join((*above, room))}"
+        if room not in depth:
+            depth[room] = 1 + max((climb(below, (*above, room)) for below in ROOMS[room].split()), default=0)
+        return depth[room]
+
+    for room in ROOMS:
+        climb(room)
+
+
+def test_the_package_imports_itself_by_relative_names_only():
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert all(alias.name.split(".")[0] != "rqvae" for alias in node.names), name
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split(".")[0] != "rqvae", name
+
+
+def test_the_package_runs_no_foreign_code_and_calls_nobody():
+    forbidden = {"pickle", "subprocess", "socket", "urllib", "http", "requests", "ftplib", "marshal", "shelve",
+                 "dill", "cloudpickle", "joblib", "ctypes", "importlib"}
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & forbidden, name
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split(".")[0] not in forbidden, name
+            if isinstance(node, ast.Call):
+                called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                bare = isinstance(node.func, ast.Name)
+                assert not (bare and called in ("eval", "exec", "compile", "__import__")), f"{name}: {called}"
+                assert called != "system", name
+                for keyword in node.keywords:
+                    if keyword.arg == "allow_pickle":
+                        assert keyword.value.value is False, name
+                    if keyword.arg == "weights_only":
+                        assert keyword.value.value is True, name
+                if called == "load" and isinstance(node.func.value, ast.Name) and node.func.value.id == "torch":
+                    assert "weights_only" in {keyword.arg for keyword in node.keywords}, name
+
+
+def test_importing_prints_nothing_draws_nothing_and_builds_no_compiler():
+    script = textwrap.dedent("""
+        import sys, torch
+        before = torch.get_rng_state()
+        threads = torch.get_num_threads()
+        import rqvae
+        assert torch.equal(before, torch.get_rng_state()) and threads == torch.get_num_threads()
+        for late in ("torch._dynamo", "pyarrow", "safetensors", "pytorch_lightning", "sentence_transformers",
+                     "matplotlib", "torch.distributed.run"):
+            assert late not in sys.modules, late
+    """)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_vendored_copy_works_under_another_name(tmp_path):
+    vendor = tmp_path / "app" / "_vendor"
+    vendor.mkdir(parents=True)
+    for folder in (tmp_path / "app", vendor):
+        (folder / "__init__.py").touch()
+    shutil.copytree(PACKAGE, vendor / "tokenizer", ignore=shutil.ignore_patterns("__pycache__"))
+    script = textwrap.dedent("""
+        import pkgutil, sys, torch
+        from importlib import import_module
+
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "rqvae":
+                    raise ImportError("no rqvae here")
+        sys.meta_path.insert(0, Refuse())
+
+        from app._vendor import tokenizer
+        for module in pkgutil.iter_modules(tokenizer.__path__):
+            import_module(f"app._vendor.tokenizer.{module.name}")
+        torch.manual_seed(0)
+        features = torch.randn(200, 12)
+        loader = tokenizer.FeatureLoader(features, 32, shuffle=True)
+        model = tokenizer.RqVae(12, 16, 8, 32, num_quantizers=2)
+        tokenizer.fit(model, loader, max_epochs=2, device="cpu", checkpoint_dir="run", progress=False)
+        loaded = tokenizer.RqVae.load_from_checkpoint("run/last.ckpt")
+        codes = tokenizer.batch_inference(loaded, loader, device="cpu")
+        tokenizer.save_semantic_ids(codes, "ids.json")
+        print(type(loaded).__module__, tokenizer.load_semantic_ids("ids.json").codes.shape)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "app._vendor.tokenizer.model (200, 2)\n"
+
+
+def test_the_menu_names_what_a_user_types():
+    import rqvae
+    assert all(hasattr(rqvae, name) for name in rqvae.__all__)
+    for name in ("RqVae VectorQuantizer ResidualQuantizer Encoder Decoder fit batch_inference evaluate_reconstruction "
+                 "evaluate_quantization evaluate_semantic_ids P5AmazonItemDataset open_features FeatureDataset "
+                 "save_semantic_ids load_semantic_ids resolve_collisions __version__").split():
+        assert name in rqvae.__all__
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_every_room_has_its_doorplate(path):
+    assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
