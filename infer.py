@@ -13,7 +13,7 @@ from rqvae.console import ArgumentParser, run_script, say
 from rqvae.evaluation import code_statistics
 from rqvae.files import check_writable
 from rqvae.inference import resolve_device
-from rqvae.items import Items, open_items
+from rqvae.items import OPTIONS, Items, add_item_options, open_items
 from rqvae.report import collapse_advice, shared_prefixes, summary
 
 DEFAULT_CKPT = "checkpoints/best.ckpt"
@@ -36,9 +36,7 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--ckpt", nargs="?", default=DEFAULT_CKPT, const=DEFAULT_CKPT, metavar="PATH",
         help=f"the checkpoint (default: {DEFAULT_CKPT})")
-    add("--data", metavar="FILE", help="item features, in any form that train.py takes")
-    add("--key", help="which array of a file with several")
-    add("--item-ids", metavar="FILE", help="IDs of the items, in row order: .txt (one a line), .json or .npy")
+    add_item_options(parser)
     add("--output", default="semantic_ids.json", metavar="FILE",
         help=".json (LC-Rec's index), .npy or .jsonl (default: semantic_ids.json)")
     add("--overwrite", action="store_true", help="replace an output that exists")
@@ -58,10 +56,12 @@ def prepare(arguments) -> Job:
     check_writable(output.parent)
     notes = load_checkpoint(arguments.ckpt).get("rqvae", {}).get("notes") or {}
     model = RqVae.load_from_checkpoint(arguments.ckpt)
-    if arguments.data is None and "data" not in notes:
-        raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
-    places = notes if arguments.data is None else vars(arguments)
-    items = open_items(places["data"], key=places["key"], item_ids=arguments.item_ids or places["item_ids"])
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    if not any(given[source] for source in ("data", "texts", "p5")):
+        if "data" not in notes:
+            raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
+        given = {name: notes.get(name) if value is None else value for name, value in given.items()}
+    items = open_items(**given, device=device)
     table = items.dataset.table
     if table.shape[1] != model.input_dim:
         raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "

@@ -17,7 +17,7 @@ from rqvae.data import split_rows
 from rqvae.evaluation import code_statistics, evaluate_reconstruction
 from rqvae.files import check_writable, nearest_names
 from rqvae.inference import resolve_device
-from rqvae.items import Items, open_items
+from rqvae.items import OPTIONS, Items, add_item_options, open_items
 from rqvae.report import collapse_advice, summary
 from rqvae.training import TrainingInterrupted
 
@@ -29,7 +29,7 @@ PRESETS = {
 DEFAULTS = {"preset": "tiger", "epochs": 100, "val_fraction": 0.05, "seed": 0}
 MODEL_FLAGS = ("hidden_dim", "latent_dim", "num_embeddings", "num_quantizers", "commitment_cost", "activation",
                "learning_rate")
-RECORDED = (*DEFAULTS, "batch_size", "data", "key", "item_ids", *MODEL_FLAGS)     # --resume finds these again
+RECORDED = (*DEFAULTS, "batch_size", *OPTIONS, *MODEL_FLAGS)     # --resume finds these again
 
 
 class Job(NamedTuple):
@@ -46,12 +46,9 @@ class Job(NamedTuple):
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="train.py", description=(
         "Train a tokenizer: a residual-quantized autoencoder that gives every item a semantic ID. "
-        "Without --data it trains on the built-in catalogue."))
+        "Without --data, --texts or --p5 it trains on the built-in catalogue."))
     add = parser.add_argument
-    add("--data", metavar="FILE", help="item features: .npy, .npz, .pt, .safetensors, .parquet, a folder or a "
-                                       "glob of .npy shards")
-    add("--key", help="which array of a file with several")
-    add("--item-ids", metavar="FILE", help="IDs of the items, in row order: .txt (one a line), .json or .npy")
+    add_item_options(parser)
     add("--epochs", type=int, help=f"passes over the items (default: {DEFAULTS['epochs']})")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",
@@ -87,7 +84,7 @@ def prepare(arguments) -> Job:
     if resume_from is None and not arguments.overwrite:
         refuse_to_overwrite(folder)
     check_writable(folder)
-    items = open_items(settings.get("data"), key=settings.get("key"), item_ids=settings.get("item_ids"))
+    items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
     torch.manual_seed(settings["seed"])

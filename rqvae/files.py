@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import secrets
+import sys
 from pathlib import Path
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
@@ -73,6 +74,22 @@ def remove_stale_temporaries(folder) -> None:
         match = _TEMPORARY.fullmatch(path.name)
         if match and not _alive(int(match["pid"])):
             path.unlink(missing_ok=True)
+
+
+def cache_folder():
+    """Where this platform keeps what can be made again; None for a user without a home."""
+    try:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = os.environ.get("XDG_CACHE_HOME", "")
+            if not os.path.isabs(base):             # the XDG specification says to ignore such
+                base = Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(base, "rqvae")
 
 
 def nearest_names(path) -> str:

@@ -23,7 +23,7 @@ from typing import List, NamedTuple
 import numpy as np
 import torch
 
-from .files import write_atomically
+from .files import cache_folder, write_atomically
 
 _BUCKETS = 8192         # V
 _RECIPE = 1             # part of the cache's file name: raise it when features come out differently
@@ -56,7 +56,7 @@ def load_stdlib_docs(*, width: int = 256, cache_dir=None) -> Catalogue:
         ValueError: `width` is not an integer from 1 to 8192.
         FileNotFoundError: this Python comes without (enough of) its library's sources.
     """
-    return _load(Path(sysconfig.get_paths()["stdlib"]), width, cache_dir or _user_cache_folder())
+    return _load(Path(sysconfig.get_paths()["stdlib"]), width, cache_dir or cache_folder())
 
 
 def _load(root, width, cache_dir) -> Catalogue:
@@ -188,22 +188,6 @@ def _project(matrix, width) -> torch.Tensor:
 
 
 # -------------------------------------------------------------------------------------------- cache
-
-def _user_cache_folder():
-    """Where this platform keeps what can be made again; None for a user without a home."""
-    try:
-        if sys.platform == "win32":
-            base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        else:
-            base = os.environ.get("XDG_CACHE_HOME", "")
-            if not os.path.isabs(base):             # the XDG specification says to ignore such
-                base = Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return Path(base, "rqvae")
-
 
 def _cache_name(sources, width) -> str:
     """Differs where the result could: two Pythons of one version may ship different libraries."""

@@ -240,29 +240,6 @@ def test_a_cache_folder_that_cannot_be_written_costs_only_time(library, tmp_path
     assert stdlib_docs._load(library, 8, tmp_path / "file" / "cache").names[0] == "choice.Under"
 
 
-def test_the_cache_lies_where_the_user_keeps_such_things(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert stdlib_docs._user_cache_folder() == tmp_path / "xdg" / "rqvae"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert stdlib_docs._user_cache_folder() == tmp_path / ".cache" / "rqvae"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert stdlib_docs._user_cache_folder() == tmp_path / "Library" / "Caches" / "rqvae"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert stdlib_docs._user_cache_folder() == tmp_path / "local" / "rqvae"
-
-
-def test_a_user_without_a_home_gets_no_cache(monkeypatch):
-    def nowhere():
-        raise RuntimeError("Could not determine home directory.")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
-    assert stdlib_docs._user_cache_folder() is None
-
-
 @pytest.mark.parametrize("root", ["stripped", "missing"])
 def test_a_python_without_sources_names_the_folder_and_the_way_out(tmp_path, monkeypatch, root):
     (tmp_path / "stripped" / "json").mkdir(parents=True)
