@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from .functional import kmeans, nearest_codes
+from .functional import kmeans
 from .inference import evaluating
 
 EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
@@ -32,9 +32,9 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
         seed: of everything random here.
     """
     generator = torch.Generator().manual_seed(seed)
-    codebooks = model.quantizer.codebooks
-    features = features.to(codebooks[0].device, codebooks[0].dtype)
-    _warn_about_few(features, len(codebooks[0]))
+    codebook = model.quantizer.codebooks[0]
+    features = features.to(codebook.device, codebook.dtype)
+    _warn_about_few(features, len(codebook))
     if model.standardize:
         model.feature_mean.copy_(features.mean(dim=0))
         scale = (features - model.feature_mean).square().mean().sqrt()
@@ -46,9 +46,9 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
     if model.decoder.linear is not None:
         model.decoder.linear.weight.copy_(_way_back(latents, _standardized(features, model)))
     residual = latents
-    for codebook in codebooks:
-        codebook.copy_(kmeans(residual, len(codebook), balance=balance, generator=generator))
-        residual = residual - codebook[nearest_codes(residual, codebook)]
+    for level in model.quantizer.levels:
+        level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator))
+        residual = residual - level.decode(level.encode(residual))
 
 
 def _standardized(features, model):

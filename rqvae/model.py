@@ -49,6 +49,7 @@ class RqVae(nn.Module):
             `initialization.initialize` takes from the data. Everything that comes out is in the units
             of the features all the same; only the loss that is minimised is divided by scale^2, and so
             does not depend on those units.
+        rotation_trick, ema_decay, restart_below: of the codebooks, see `quantize.VectorQuantizer`.
 
     Raises:
         ValueError: a value is out of range; the message lists every one that is.
@@ -68,6 +69,9 @@ class RqVae(nn.Module):
         linear_path: bool = False,
         latent_norm: bool = False,
         standardize: bool = False,
+        rotation_trick: bool = False,
+        ema_decay: float = None,
+        restart_below: float = None,
     ):
         super().__init__()
         self.hyper_parameters = {
@@ -82,18 +86,22 @@ class RqVae(nn.Module):
             "linear_path": linear_path,
             "latent_norm": latent_norm,
             "standardize": standardize,
+            "rotation_trick": rotation_trick,
+            "ema_decay": ema_decay,
+            "restart_below": restart_below,
         }
         _check_values(self.hyper_parameters)
         self.input_dim = input_dim
         self.learning_rate = learning_rate
         self.logged = {}                # name -> tensor, what the last training or validation step logged
+        self.assign = None              # how training chooses codes, see `assignment`; None takes the nearest
         self.latent_norm, self.standardize = latent_norm, standardize
         options = {"activation": activation, "linear_path": linear_path}
         self.encoder = Encoder(input_dim, hidden_dim, latent_dim, **options)
-        if num_quantizers == 1:
-            self.quantizer = VectorQuantizer(num_embeddings, latent_dim, commitment_cost)
-        else:
-            self.quantizer = ResidualQuantizer(num_quantizers, num_embeddings, latent_dim, commitment_cost)
+        sizes = (num_embeddings, latent_dim, commitment_cost)
+        codebooks = {"rotation_trick": rotation_trick, "ema_decay": ema_decay, "restart_below": restart_below}
+        self.quantizer = (VectorQuantizer(*sizes, **codebooks) if num_quantizers == 1
+                          else ResidualQuantizer(num_quantizers, *sizes, **codebooks))
         self.decoder = Decoder(latent_dim, hidden_widths(hidden_dim)[::-1], input_dim, **options)
         if standardize:
             self.register_buffer("feature_mean", torch.zeros(input_dim))
@@ -120,7 +128,10 @@ class RqVae(nn.Module):
 
     def forward(self, features: torch.Tensor) -> RqVaeOutput:
         """(B, D) -> `RqVaeOutput`, its losses in the squared units of the features."""
-        out = self.quantizer(self.encode(features))
+        return self._quantized(self.encode(features))
+
+    def _quantized(self, latents, assign=None):
+        out = self.quantizer(latents, assign)
         unit = self.feature_scale ** 2 if self.standardize else 1
         return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
                            out.embedding_loss * unit, out.encoding_indices)
@@ -133,9 +144,11 @@ class RqVae(nn.Module):
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
         features = batch["features"]
-        reconstructed, commitment_loss, embedding_loss, semantic_ids = self(features)
+        latents = self.encode(features)
+        reconstructed, commitment_loss, embedding_loss, semantic_ids = self._quantized(latents, self.assign)
         recon_loss = F.mse_loss(reconstructed, features)
         total_loss = recon_loss + commitment_loss + embedding_loss
+        self.quantizer.update(latents.detach(), semantic_ids)
         self.log("train_loss", total_loss)
         self.log("train_recon_loss", recon_loss)
         self.log("train_commitment_loss", commitment_loss)
@@ -221,6 +234,11 @@ class RqVae(nn.Module):
         Raises:
             checkpoint.CheckpointError: they do not fit; nothing was changed.
         """
+        self.check_weights(state_dict, found, path, strict)
+        self.load_state_dict(state_dict, strict=False)
+
+    def check_weights(self, state_dict, found, path, strict=True) -> None:
+        """The errors of `load_weights`, without loading."""
         own = self.state_dict()
         missing = [name for name in own if name not in state_dict]
         unexpected = [name for name in state_dict if name not in own]
@@ -230,7 +248,6 @@ class RqVae(nn.Module):
             difference = checkpoint.explain_mismatch(
                 self.hyper_parameters, found, missing, unexpected, mismatched)
             raise checkpoint.CheckpointError(f"{path}: {difference}")
-        self.load_state_dict(state_dict, strict=False)
 
     @classmethod
     def _restore(cls, path, found, state_dict, map_location, strict, overrides):
@@ -242,8 +259,12 @@ class RqVae(nn.Module):
         # Lightning, too, drops what the constructor does not take: files of older or wider modules load.
         hyper_parameters = {**{name: found[name] for name in known if name in found}, **overrides}
         try:
+            with torch.device("meta"):          # shapes only: what a damaged file says may be of any size
+                cls(**hyper_parameters).check_weights(state_dict, found, path, strict)
             model = cls(**hyper_parameters)
-        except (TypeError, ValueError) as error:
+        except checkpoint.CheckpointError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
             raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {error}") from error
         model.load_weights(state_dict, found, path, strict)
         return model if map_location is None else model.to(map_location)

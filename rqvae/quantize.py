@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from . import functional
 
+EMA_EPSILON = 1e-5      # arXiv 1711.00937, appendix A.1
+SHARE_DECAY = 0.99      # of the moving share of rows that tells a dead code
+
 
 class Quantized(NamedTuple):
     """What a quantizer's forward returns; it unpacks like the documented tuple."""
@@ -28,22 +31,38 @@ class VectorQuantizer(nn.Module):
         num_embeddings: K, the number of codes.
         embedding_dim: E, the width of a vector.
         commitment_cost: beta, the weight of the loss that holds the inputs near their codes.
+        rotation_trick: pass gradients by `functional.rotation_trick` instead of straight through.
+        ema_decay: None learns the codebook by gradient (documented). A number in (0, 1) makes it the
+            moving average of the rows it stands for, kept by `update` (arXiv 1711.00937, appendix A);
+            the embedding loss is then 0.
+        restart_below: None leaves unused codes alone (documented). A number makes `update` move each
+            code onto a random row of the batch when its moving share of the rows falls below that part
+            of an even share (Jukebox, arXiv 2005.00341, section 3.1; SoundStream, arXiv 2107.03312).
 
     Raises:
-        ValueError: a size is below 1, or commitment_cost is negative or not a number.
+        ValueError: a size is below 1, a weight is out of its range.
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float = 0.25):
+    def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float = 0.25, *,
+                 rotation_trick: bool = False, ema_decay: float = None, restart_below: float = None):
         super().__init__()
-        for name, value in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if not commitment_cost >= 0:
-            raise ValueError(f"commitment_cost is {commitment_cost}; it must be 0 or more")
+        _check_options(locals())
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
+        self.rotation_trick, self.ema_decay, self.restart_below = rotation_trick, ema_decay, restart_below
         self.embeddings = nn.Embedding(num_embeddings, embedding_dim)
+        if ema_decay is not None:
+            self.embeddings.weight.requires_grad_(False)
+            self.register_buffer("ema_counts", torch.ones(num_embeddings))
+            self.register_buffer("ema_sums", self.embeddings.weight.clone())
+        if restart_below is not None:
+            self.register_buffer("shares", torch.ones(num_embeddings))      # 1 is an even share
+
+    @property
+    def levels(self) -> list:
+        """The quantizer of each level, here this one."""
+        return [self]
 
     @property
     def codebooks(self) -> list:
@@ -62,14 +81,68 @@ class VectorQuantizer(nn.Module):
     def losses(self, inputs, vectors):
         """Commitment and embedding loss (arXiv 1711.00937, equation 3), each a mean over rows and width."""
         commitment = self.commitment_cost * F.mse_loss(vectors.detach(), inputs)
-        embedding = F.mse_loss(vectors, inputs.detach())
+        embedding = F.mse_loss(vectors, inputs.detach()) if self.ema_decay is None else inputs.new_zeros(())
         return commitment, embedding
 
-    def forward(self, inputs: torch.Tensor) -> Quantized:
-        """(B, E) -> `Quantized`, with codes (B,)."""
-        codes = self.encode(inputs)
+    def forward(self, inputs: torch.Tensor, assign=None) -> Quantized:
+        """(B, E) -> `Quantized`, with codes (B,).
+
+        Args:
+            inputs: (B, E).
+            assign: how codes are chosen in training, see `assignment`; None takes the nearest.
+        """
+        codes = self.encode(inputs) if assign is None else assign(inputs.detach(), [self], 0, [])
         vectors = self.decode(codes)                                # (B, E)
-        return Quantized(functional.straight_through(inputs, vectors), *self.losses(inputs, vectors), codes)
+        estimate = functional.rotation_trick if self.rotation_trick else functional.straight_through
+        return Quantized(estimate(inputs, vectors), *self.losses(inputs, vectors), codes)
+
+    @torch.no_grad()
+    def update(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Let the codebook follow a training batch, as far as `ema_decay` and `restart_below` ask for it.
+
+        Args:
+            inputs: (B, E) what was quantized.
+            codes: (B,) int64, what it became.
+
+        Returns:
+            (R,) int64, the codes that were restarted; an optimizer should forget what it knows of them.
+        """
+        counts = torch.bincount(codes, minlength=self.num_embeddings).to(inputs.dtype)      # (K,)
+        if self.ema_decay is not None:
+            self._follow(inputs, codes, counts)
+        if self.restart_below is None:
+            return codes.new_empty(0)
+        self.shares.lerp_(counts * (self.num_embeddings / len(codes)), 1 - SHARE_DECAY)
+        dead = (self.shares < self.restart_below).nonzero()[:, 0]
+        rows = inputs[torch.randint(len(inputs), (len(dead),), device=inputs.device)]
+        self.embeddings.weight[dead] = rows
+        self.shares[dead] = 1.0
+        if self.ema_decay is not None:          # or the next average would undo the restart
+            self.ema_counts[dead] = 1.0
+            self.ema_sums[dead] = rows
+        return dead
+
+    def _follow(self, inputs, codes, counts):
+        """Appendix A.1 of arXiv 1711.00937: N and M decay towards this batch's counts and sums."""
+        sums = torch.zeros_like(self.ema_sums).index_add_(0, codes, inputs)                 # (K, E)
+        self.ema_counts.lerp_(counts, 1 - self.ema_decay)
+        self.ema_sums.lerp_(sums, 1 - self.ema_decay)
+        total = self.ema_counts.sum()
+        smoothed = (self.ema_counts + EMA_EPSILON) / (total + self.num_embeddings * EMA_EPSILON) * total
+        self.embeddings.weight.copy_(self.ema_sums / smoothed[:, None])
+
+    @torch.no_grad()
+    def set_codebook(self, vectors: torch.Tensor, counts: torch.Tensor = None) -> None:
+        """Replace the codebook by (K, E) vectors, and the averages with it.
+
+        Args:
+            vectors: (K, E).
+            counts: (K,) rows that each stands for, one each if None.
+        """
+        self.embeddings.weight.copy_(vectors)
+        if self.ema_decay is not None:
+            self.ema_counts.copy_(torch.ones_like(self.ema_counts) if counts is None else counts)
+            self.ema_sums.copy_(self.embeddings.weight * self.ema_counts[:, None])
 
 
 class ResidualQuantizer(nn.Module):
@@ -84,21 +157,25 @@ class ResidualQuantizer(nn.Module):
         num_quantizers: L, the number of levels.
         num_embeddings: K, the number of codes of each level.
         embedding_dim: E, the width of a vector.
-        commitment_cost: beta, see `VectorQuantizer`.
+        commitment_cost, rotation_trick, ema_decay, restart_below: see `VectorQuantizer`.
 
     Raises:
-        ValueError: a size is below 1, or commitment_cost is negative or not a number.
+        ValueError: a size is below 1, a weight is out of its range.
     """
 
-    def __init__(self, num_quantizers, num_embeddings, embedding_dim, commitment_cost=0.25):
+    def __init__(self, num_quantizers: int, num_embeddings: int, embedding_dim: int,
+                 commitment_cost: float = 0.25, *, rotation_trick: bool = False, ema_decay: float = None,
+                 restart_below: float = None):
         super().__init__()
         if num_quantizers < 1:
             raise ValueError(f"num_quantizers is {num_quantizers}; it must be at least 1")
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.commitment_cost = commitment_cost
+        self.rotation_trick = rotation_trick
         self.levels = nn.ModuleList(
-            VectorQuantizer(num_embeddings, embedding_dim, commitment_cost) for _ in range(num_quantizers)
+            VectorQuantizer(num_embeddings, embedding_dim, commitment_cost, ema_decay=ema_decay,
+                            restart_below=restart_below)
+            for _ in range(num_quantizers)
         )
 
     @property
@@ -118,18 +195,51 @@ class ResidualQuantizer(nn.Module):
         """Sum of the codes' vectors: (B, L) int64 -> (B, E). Fewer columns decode a prefix."""
         return sum(level.decode(column) for level, column in zip(self.levels, codes.unbind(dim=1)))
 
-    def forward(self, inputs: torch.Tensor) -> Quantized:
-        """(B, E) -> `Quantized`, with codes (B, L) and losses summed over the levels."""
+    def forward(self, inputs: torch.Tensor, assign=None) -> Quantized:
+        """(B, E) -> `Quantized`, with codes (B, L) and losses summed over the levels.
+
+        Args:
+            inputs: (B, E).
+            assign: how codes are chosen in training, see `assignment`; None takes the nearest.
+        """
         residual, total, codes, losses = inputs, torch.zeros_like(inputs), [], []
-        for level in self.levels:
-            codes.append(level.encode(residual))
+        for depth, level in enumerate(self.levels):
+            codes.append(level.encode(residual) if assign is None
+                         else assign(residual.detach(), self.levels, depth, codes))
             vectors = level.decode(codes[-1])                       # (B, E)
             losses.append(level.losses(residual, vectors))
             total = total + vectors.detach()
             residual = residual - vectors.detach()                  # what this level could not say
-        quantized = functional.straight_through(inputs, total)
+        estimate = functional.rotation_trick if self.rotation_trick else functional.straight_through
         commitment, embedding = (sum(terms) for terms in zip(*losses))
-        return Quantized(quantized, commitment, embedding, torch.stack(codes, dim=1))
+        return Quantized(estimate(inputs, total), commitment, embedding, torch.stack(codes, dim=1))
+
+    @torch.no_grad()
+    def update(self, inputs: torch.Tensor, codes: torch.Tensor) -> list:
+        """`VectorQuantizer.update` of each level, with what the levels before it left over.
+
+        Returns:
+            For each level the (R,) codes that were restarted.
+        """
+        residual, restarted = inputs, []
+        for level, column in zip(self.levels, codes.unbind(dim=1)):
+            vectors = level.decode(column)
+            restarted.append(level.update(residual, column))
+            residual = residual - vectors
+        return restarted
+
+
+def _check_options(options):
+    rules = (
+        ("num_embeddings", "at least 1", lambda value: value >= 1),
+        ("embedding_dim", "at least 1", lambda value: value >= 1),
+        ("commitment_cost", "0 or more", lambda value: value >= 0),
+        ("ema_decay", "between 0 and 1, or None", lambda value: value is None or 0 < value < 1),
+        ("restart_below", "between 0 and 1, or None", lambda value: value is None or 0 < value < 1),
+    )
+    for name, rule, holds in rules:
+        if not holds(options[name]):
+            raise ValueError(f"{name} is {options[name]}; it must be {rule}")
 
 
 def _check_width(inputs, width):

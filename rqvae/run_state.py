@@ -52,7 +52,7 @@ class RunState:
             self._set_rng(self.rng)
         else:
             self.epoch_rng = self._rng()
-            batches = iter(self.train_loader)
+            batches = in_epoch(self.train_loader)
         device = next(self.model.parameters()).device
         for index, batch in enumerate(batches, start=self.batch):
             yield index, to_device(batch, device)
@@ -139,16 +139,23 @@ class RunState:
             raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
                              "size or seed differ); give the same data and options, or start a new run")
         self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
+        try:
+            self._take(loaded, extra)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(f"{path}: its weights fit, but its training state is damaged ({error!r}); "
+                                             "resume from another checkpoint, or start a new run") from error
+
+    def _take(self, loaded, extra):
         self.optimizer.load_state_dict(loaded["optimizer_states"][0])
         self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
         self._fuse()
-        self.global_step = loaded["global_step"]
+        self.global_step = int(loaded["global_step"])
         if not extra:
-            self.epoch = loaded["epoch"] + 1
+            self.epoch = checkpoint.epochs_done(loaded)
             return
-        self.epoch, self.batch = extra["epoch"], extra["batch"]
+        self.epoch, self.batch = int(extra["epoch"]), int(extra["batch"])
         self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
-        self.best, self.history = extra["best"], list(extra["history"])
+        self.best, self.history = float(extra["best"]), list(extra["history"])
         self.means.load_state_dict(extra["means"])
         if not self.batch:
             self._set_rng(self.rng)
@@ -259,10 +266,19 @@ def fingerprint(loader):
     return loader.fingerprint() if hasattr(loader, "fingerprint") else None
 
 
+def in_epoch(loader):
+    """The batches of one epoch, and not a question more: asked once too often, a sampler with its own
+    generator draws again, and the next epoch has another order than under Lightning."""
+    try:
+        return itertools.islice(loader, len(loader))
+    except TypeError:                           # an iterable without a length
+        return iter(loader)
+
+
 def _skip(loader, count):
     if hasattr(loader, "batches_from"):
         return loader.batches_from(count)
-    batches = iter(loader)
+    batches = in_epoch(loader)
     for _ in itertools.islice(batches, count):
         pass
     return batches

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import sys
 import sysconfig
 import tokenize
 import warnings

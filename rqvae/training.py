@@ -14,7 +14,7 @@ import torch
 from .files import remove_stale_temporaries, write_atomically
 from .inference import evaluating, model_device, resolve_device
 from .progress import EpochReport
-from .run_state import Means, RunState, to_device
+from .run_state import Means, RunState, in_epoch, to_device
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 
@@ -120,7 +120,7 @@ def _validate(model, dataloader, stop):
     """Means over the validation items, without gradients; None if `stop` asked for an end."""
     means = Means()
     with evaluating(model):
-        for batch_idx, batch in enumerate(dataloader or ()):
+        for batch_idx, batch in enumerate(in_epoch(dataloader or ())):
             batch = to_device(batch, model_device(model))
             model.validation_step(batch, batch_idx)
             means.add(model, batch)

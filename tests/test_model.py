@@ -156,3 +156,9 @@ def test_strict_false_takes_what_fits(tmp_path):
         RqVae.load_from_checkpoint(tmp_path / "m.ckpt", num_quantizers=2)
     loaded = RqVae.load_from_checkpoint(tmp_path / "m.ckpt", strict=False, num_quantizers=2)
     assert loaded.hyper_parameters["num_quantizers"] == 2
+
+
+def test_sizes_that_only_the_file_claims_are_not_allocated(tmp_path):
+    save(small(), tmp_path / "m.ckpt", input_dim=10**10)
+    with pytest.raises(CheckpointError, match="m.ckpt"):
+        RqVae.load_from_checkpoint(tmp_path / "m.ckpt")

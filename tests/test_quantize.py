@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from rqvae import ResidualQuantizer, VectorQuantizer
 
@@ -137,3 +136,117 @@ def test_wrong_shapes_and_sizes_are_named():
         VectorQuantizer(4, 4, -1)
     with pytest.raises(ValueError, match="num_quantizers is 0"):
         ResidualQuantizer(0, 4, 4)
+
+
+# ---- options
+
+def ema_quantizer(**options):
+    return VectorQuantizer(5, 3, ema_decay=0.9, **options)
+
+
+def test_the_moving_average_is_the_recursion_of_the_paper():
+    quantizer = ema_quantizer()
+    n, m = [1.0] * 5, quantizer.embeddings.weight.double().clone()
+    for step in range(20):
+        inputs = torch.randn(12, 3)
+        codes = quantizer.encode(inputs)
+        quantizer.update(inputs, codes)
+        for k in range(5):
+            chosen = inputs[codes == k].double()
+            n[k] = 0.9 * n[k] + 0.1 * len(chosen)
+            m[k] = 0.9 * m[k] + 0.1 * chosen.sum(dim=0)
+        smoothed = [(value + 1e-5) / (sum(n) + 5e-5) * sum(n) for value in n]
+        expected = torch.stack([m[k] / smoothed[k] for k in range(5)])
+        torch.testing.assert_close(quantizer.embeddings.weight.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_codebook_of_averages_is_no_optimizer_s_business():
+    quantizer = ema_quantizer()
+    inputs = torch.randn(12, 3, requires_grad=True)
+    out = quantizer(inputs)
+    assert out.embedding_loss == 0 and not quantizer.embeddings.weight.requires_grad
+    out.commitment_loss.backward()
+    assert inputs.grad.abs().sum() > 0
+    assert list(quantizer.state_dict()) == ["ema_counts", "ema_sums", "embeddings.weight"]
+
+
+def test_a_codebook_that_was_set_keeps_its_size_at_the_first_average():
+    """Where the sum is set to the mean instead of mean times count, the first average shrinks it."""
+    quantizer = ema_quantizer()
+    centroids = 5 * torch.randn(5, 3)
+    quantizer.set_codebook(centroids, counts=torch.full((5,), 40.0))
+    inputs = centroids.repeat(8, 1)
+    quantizer.update(inputs, quantizer.encode(inputs))
+    torch.testing.assert_close(quantizer.embeddings.weight, centroids, rtol=1e-4, atol=1e-4)
+
+
+def test_the_average_counts_every_row_once():
+    quantizer = ema_quantizer()
+    for _ in range(300):
+        inputs = torch.randn(12, 3)
+        quantizer.update(inputs, quantizer.encode(inputs))
+    assert quantizer.ema_counts.sum().item() == pytest.approx(12, rel=1e-4)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.99])
+def test_a_dead_code_is_moved_onto_a_row_and_stays_there(ema_decay):
+    quantizer = VectorQuantizer(4, 2, restart_below=0.1, ema_decay=ema_decay)
+    with torch.no_grad():
+        quantizer.embeddings.weight[3] = 1000.0             # nothing is near
+    quantizer.set_codebook(quantizer.embeddings.weight)
+    restarted = []
+    for step in range(300):
+        inputs = torch.randn(16, 2)
+        dead = quantizer.update(inputs, quantizer.encode(inputs))
+        if len(dead):
+            restarted.append(step)
+            assert dead.tolist() == [3]
+            assert (quantizer.embeddings.weight[3] == inputs).all(dim=1).any()
+            quantizer.update(inputs, quantizer.encode(inputs))
+            assert quantizer.embeddings.weight[3].abs().max() < 5       # the next average does not undo it
+            break
+    assert restarted and 200 < restarted[0] < 260           # 0.99^t < 0.1 from t = 230 on
+
+
+def test_codes_in_use_are_not_restarted():
+    quantizer = VectorQuantizer(4, 2, restart_below=0.05)
+    for _ in range(400):
+        inputs = quantizer.embeddings.weight.detach().repeat(4, 1)
+        assert len(quantizer.update(inputs, quantizer.encode(inputs))) == 0
+
+
+def test_every_level_follows_its_own_residual():
+    quantizer = ResidualQuantizer(2, 5, 3, ema_decay=0.9)
+    inputs = torch.randn(40, 3)
+    codes = quantizer.encode(inputs)
+    first = quantizer.codebooks[0][codes[:, 0]].clone()
+    alone = VectorQuantizer(5, 3, ema_decay=0.9)
+    alone.set_codebook(quantizer.codebooks[1])
+    alone.update(inputs - first, codes[:, 1])
+    quantizer.update(inputs, codes)
+    torch.testing.assert_close(quantizer.codebooks[1], alone.embeddings.weight)
+
+
+def test_without_options_an_update_changes_nothing():
+    for quantizer in (VectorQuantizer(9, 4), residual_quantizer()):
+        before = [table.clone() for table in quantizer.codebooks]
+        inputs = torch.randn(15, 4)
+        quantizer.update(inputs, quantizer.encode(inputs))
+        assert all(torch.equal(*tables) for tables in zip(before, quantizer.codebooks))
+
+
+def test_the_rotation_spans_the_sum_of_all_levels():
+    quantizer = ResidualQuantizer(3, 7, 4, rotation_trick=True)
+    inputs = torch.randn(1, 4)
+    out = quantizer(inputs)
+    total = quantizer.decode(out.encoding_indices)
+    torch.testing.assert_close(out.quantized, total)
+    jacobian = torch.autograd.functional.jacobian(lambda z: quantizer(z).quantized[0], inputs)[:, 0]
+    torch.testing.assert_close(jacobian @ inputs[0], total[0])
+
+
+@pytest.mark.parametrize("option", ["ema_decay", "restart_below"])
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_options_out_of_range_are_named(option, value):
+    with pytest.raises(ValueError, match=f"{option} is .*; it must be between 0 and 1, or None"):
+        VectorQuantizer(4, 4, **{option: value})

@@ -3,7 +3,6 @@ against the words it promises."""
 
 import json
 import math
-import os
 import subprocess
 import sys
 import textwrap
@@ -188,6 +187,23 @@ def test_resuming_weights_alone_is_refused(tmp_path):
         quiet(small(), loader(clustered(40)), resume_from=tmp_path / "w.ckpt")
 
 
+@pytest.mark.parametrize("damage", [
+    lambda ckpt: ckpt["optimizer_states"].__setitem__(0, {"state": 5}),
+    lambda ckpt: ckpt["optimizer_states"][0]["param_groups"][0].__setitem__("params", []),
+    lambda ckpt: ckpt["rqvae"].pop("rng"),
+    lambda ckpt: ckpt["rqvae"]["rng"].__setitem__("torch", torch.zeros(3)),
+    lambda ckpt: ckpt["rqvae"].__setitem__("epoch", "many"),
+])
+def test_a_damaged_training_state_is_one_clear_error(tmp_path, damage):
+    from rqvae.checkpoint import save_checkpoint
+    quiet(small(), loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path)
+    ckpt = load_checkpoint(tmp_path / "last.ckpt")
+    damage(ckpt)
+    save_checkpoint(ckpt, tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError, match="bad.ckpt: its weights fit, but its training state is damaged"):
+        quiet(small(), loader(clustered(40)), max_epochs=2, resume_from=tmp_path / "bad.ckpt")
+
+
 def test_resuming_another_architecture_says_what_differs(tmp_path):
     quiet(small(), loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(CheckpointError, match="num_embeddings is 32 in the file, 64 in the model"):
@@ -241,6 +257,28 @@ def test_fit_is_lightning_to_the_bit_through_drops_of_the_learning_rate(tmp_path
     assert [row["val_loss"] for row in our_history] == [row["val_loss"] for row in their_history]
     assert [row["lr"] for row in our_history] == [row["lr"] for row in their_history]
     assert len({row["lr"] for row in our_history}) > 2
+
+
+@pytest.mark.parametrize("rows", [200, 192])        # 192 is a whole number of batches
+def test_a_shuffling_loader_with_its_own_generator_keeps_lightning_s_order(rows):
+    pytest.importorskip("pytorch_lightning")
+    import lightning_reference as lightning
+    theirs, ours = lightning.RqVae(**SMALL, learning_rate=LIVELY), RqVae(**SMALL, learning_rate=LIVELY)
+    ours.load_state_dict(theirs.state_dict())
+    features, val = clustered(rows), clustered(50, seed=1)
+    lightning.run_lightning(theirs, lightning.loader(features, 32, shuffle_seed=3), loader(val), 5)
+    quiet(ours, lightning.loader(features, 32, shuffle_seed=3), loader(val), max_epochs=5)
+    assert_equal_weights(theirs, ours)
+
+
+def test_the_count_of_epochs_is_right_in_every_kind_of_lightning_s_files(tmp_path):
+    pytest.importorskip("pytorch_lightning")
+    import lightning_reference as lightning
+    _, trainer, _ = lightning.run_lightning(lightning.RqVae(**SMALL), loader(clustered(64)), loader(clustered(8)), 3)
+    trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
+    history = quiet(RqVae(**SMALL), loader(clustered(64)), loader(clustered(8)), max_epochs=5,
+                    resume_from=tmp_path / "by_hand.ckpt")
+    assert [(row["epoch"], row["global_step"]) for row in history] == [(3, 8), (4, 10)]
 
 
 def test_lightning_goes_on_with_our_checkpoint_at_the_right_epoch_and_step(tmp_path):
