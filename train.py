@@ -1,5 +1,6 @@
 """Train a tokenizer on item features: `python train.py [--data FILE]`; `--help` lists the options."""
 
+import inspect
 import shlex
 import signal
 import sys
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from rqvae import FeatureLoader, RqVae, batch_inference, fit
+from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
 from rqvae.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from rqvae.collisions import collision_report
 from rqvae.console import ArgumentParser, StopSignals, run_script, say
@@ -23,13 +24,12 @@ from rqvae.training import TrainingInterrupted
 
 # What each preset departs from the documented model and training in.
 PRESETS = {
-    "documented": {"batch_size": 32},
-    "tiger": {"num_quantizers": 3, "num_embeddings": 256, "batch_size": 256},
+    "documented": {"batch_size": 32, "epochs": 100},
+    "tiger": recipe.MODEL,          # and what depends on the number of items, see `by_rule`
 }
-DEFAULTS = {"preset": "tiger", "epochs": 100, "val_fraction": 0.05, "seed": 0}
-MODEL_FLAGS = ("hidden_dim", "latent_dim", "num_embeddings", "num_quantizers", "commitment_cost", "activation",
-               "learning_rate")
-RECORDED = (*DEFAULTS, "batch_size", *OPTIONS, *MODEL_FLAGS)     # --resume finds these again
+DEFAULTS = {"preset": "tiger", "val_fraction": 0.05, "seed": 0}
+MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
+RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *MODEL_OPTIONS)         # --resume finds these again
 
 
 class Job(NamedTuple):
@@ -49,7 +49,8 @@ def build_parser() -> ArgumentParser:
         "Without --data, --texts or --p5 it trains on the built-in catalogue."))
     add = parser.add_argument
     add_item_options(parser)
-    add("--epochs", type=int, help=f"passes over the items (default: {DEFAULTS['epochs']})")
+    add("--epochs", type=int, help="passes over the items (default: 100; with --preset tiger fewer "
+                                   "for more than 3,600 items)")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",
         help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
@@ -87,8 +88,10 @@ def prepare(arguments) -> Job:
     items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
+    if settings["preset"] == "tiger":
+        settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
-    model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_FLAGS if name in settings})
+    model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     return Job(items, model, settings, device, folder, resume_from)
 
 
@@ -110,10 +113,17 @@ def settle(arguments, recorded) -> dict:
         "commitment_cost": ("0 or more", lambda value: value >= 0),
     }
     faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
-              for name, (rule, holds) in rules.items() if name in settings and not holds(settings[name])]
+              for name, (rule, holds) in rules.items() if settings.get(name) is not None and not holds(settings[name])]
     if faults:
         raise ValueError("; ".join(faults))
     return settings
+
+
+def by_rule(table, settings) -> dict:
+    """What the tiger preset derives from the number of items."""
+    rows, width = table.shape
+    trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
+    return {"epochs": recipe.epochs(trained_on), "batch_size": recipe.batch_size(trained_on)}
 
 
 def find_run(path, folder):
@@ -135,7 +145,7 @@ def find_run(path, folder):
             warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
             notes = loaded.get("rqvae", {}).get("notes") or {}
-            recorded = {**notes, **{name: loaded["hyper_parameters"][name] for name in MODEL_FLAGS
+            recorded = {**notes, **{name: loaded["hyper_parameters"][name] for name in MODEL_OPTIONS
                                     if name in loaded["hyper_parameters"]}}
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
 
@@ -156,11 +166,19 @@ def run(job) -> int:
                                  rows=train_rows, device=job.device)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, device=job.device) if len(val_rows) else None
     with StopSignals() as stop:
+        options = {}
+        if settings["preset"] == "tiger":
+            job.model.to(job.device)
+            if job.resume_from is None:
+                recipe.start(job.model, train_loader, settings["seed"])
+            steps = settings["epochs"] * len(train_loader)
+            options = {"optimizers": recipe.configure_optimizers(job.model, steps), "monitor": "val_recon_loss"}
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"])
         try:
             history = fit(
                 job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
                 checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, fused=True, stop=stop,
-                notes={**settings, **job.items.places},
+                notes={**settings, **job.items.places}, **options,
             )
         except TrainingInterrupted as interrupted:
             name = signal.Signals(stop.number).name

@@ -27,7 +27,7 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
 
     Args:
         model: an `RqVae`, on any device.
-        features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are enough.
+        features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
         balance: see `functional.kmeans`.
         seed: of everything random here.
     """
@@ -45,7 +45,8 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
         latents = torch.cat([model.encode(rows) for rows in features.split(1024)])      # (N, E)
     if model.decoder.linear is not None:
         model.decoder.linear.weight.copy_(_way_back(latents, _standardized(features, model)))
-    residual = latents
+    keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]
+    residual = latents[keep.to(latents.device)]
     for level in model.quantizer.levels:
         level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator))
         residual = residual - level.decode(level.encode(residual))

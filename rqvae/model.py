@@ -145,7 +145,8 @@ class RqVae(nn.Module):
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
         features = batch["features"]
         latents = self.encode(features)
-        reconstructed, commitment_loss, embedding_loss, semantic_ids = self._quantized(latents, self.assign)
+        assign = None if self.assign is None else self.assign.of(batch)
+        reconstructed, commitment_loss, embedding_loss, semantic_ids = self._quantized(latents, assign)
         recon_loss = F.mse_loss(reconstructed, features)
         total_loss = recon_loss + commitment_loss + embedding_loss
         self.quantizer.update(latents.detach(), semantic_ids)

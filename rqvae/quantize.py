@@ -91,10 +91,13 @@ class VectorQuantizer(nn.Module):
             inputs: (B, E).
             assign: how codes are chosen in training, see `assignment`; None takes the nearest.
         """
-        codes = self.encode(inputs) if assign is None else assign(inputs.detach(), [self], 0, [])
+        codes = self.encode(inputs) if assign is None else assign(inputs, [self], 0, [])
         vectors = self.decode(codes)                                # (B, E)
         estimate = functional.rotation_trick if self.rotation_trick else functional.straight_through
-        return Quantized(estimate(inputs, vectors), *self.losses(inputs, vectors), codes)
+        commitment, embedding = self.losses(inputs, vectors)
+        if assign is not None:
+            commitment = commitment + assign.penalty
+        return Quantized(estimate(inputs, vectors), commitment, embedding, codes)
 
     @torch.no_grad()
     def update(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -205,13 +208,15 @@ class ResidualQuantizer(nn.Module):
         residual, total, codes, losses = inputs, torch.zeros_like(inputs), [], []
         for depth, level in enumerate(self.levels):
             codes.append(level.encode(residual) if assign is None
-                         else assign(residual.detach(), self.levels, depth, codes))
+                         else assign(residual, self.levels, depth, codes))
             vectors = level.decode(codes[-1])                       # (B, E)
             losses.append(level.losses(residual, vectors))
             total = total + vectors.detach()
             residual = residual - vectors.detach()                  # what this level could not say
         estimate = functional.rotation_trick if self.rotation_trick else functional.straight_through
         commitment, embedding = (sum(terms) for terms in zip(*losses))
+        if assign is not None:
+            commitment = commitment + assign.penalty
         return Quantized(estimate(inputs, total), commitment, embedding, torch.stack(codes, dim=1))
 
     @torch.no_grad()

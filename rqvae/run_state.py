@@ -29,13 +29,16 @@ class RunState:
         best: lowest monitored loss so far; `improved` says whether the last epoch set it.
     """
 
-    def __init__(self, model, train_loader, val_loader=None, *, notes=None, fused=False):
+    def __init__(self, model, train_loader, val_loader=None, *, optimizers=None, monitor=None, notes=None,
+                 fused=False):
         self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
         self.notes, self.fused = notes, fused
         model.logged = {}                       # of steps that were made before
-        configured = model.configure_optimizers()
+        configured = optimizers or model.configure_optimizers()
         self.optimizer = configured["optimizer"]
         self.scheduler = configured["lr_scheduler"]["scheduler"]
+        self.every_step = configured["lr_scheduler"].get("interval") == "step"
+        self.monitor = monitor or "val_loss"
         self._fuse()
         self.epoch = self.batch = self.global_step = 0
         self.batches_per_epoch = self.val_batches = 0       # of the last epoch, for Lightning's counters
@@ -62,6 +65,8 @@ class RunState:
         self.batch += 1
         self.global_step += 1
         self.means.add(self.model, batch)
+        if self.every_step:
+            self.scheduler.step()
 
     def mark(self) -> None:
         """Note the random state: a save from here on goes on from this point."""
@@ -79,8 +84,12 @@ class RunState:
         row.update(self.means.values())
         row.update(validation.values())
         row.update(self.means.code_use())
-        monitored = row.get("val_loss", row["train_loss"])
-        self.scheduler.step(monitored)
+        if not self.every_step:
+            self.scheduler.step(row.get("val_loss", row["train_loss"]))
+        if "val_loss" in row:
+            monitored = row[self.monitor]
+        else:           # a schedule that runs to its end is best there, whatever the training batches say
+            monitored = -self.epoch if self.every_step else row["train_loss"]
         self.improved = monitored < self.best
         self.best = min(self.best, monitored)
         self.batches_per_epoch, self.val_batches = self.batch, validation.batches
@@ -103,6 +112,7 @@ class RunState:
             "means": self.means.state_dict(),
             "best": self.best,
             "history": self.history,
+            "assign": None if self.model.assign is None else self.model.assign.state_dict(),
         }
         checkpoint.save_checkpoint(checkpoint.build_checkpoint(
             epoch=self.epoch if self.batch else self.epoch - 1,
@@ -157,6 +167,8 @@ class RunState:
         self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
         self.best, self.history = float(extra["best"]), list(extra["history"])
         self.means.load_state_dict(extra["means"])
+        if self.model.assign is not None:
+            self.model.assign.load_state_dict(extra["assign"])
         if not self.batch:
             self._set_rng(self.rng)
 

@@ -40,6 +40,8 @@ def fit(
     device="auto",
     checkpoint_dir=None,
     resume_from=None,
+    optimizers=None,
+    monitor="val_loss",
     fused=False,
     stop=None,
     notes=None,
@@ -57,9 +59,12 @@ def fit(
         val_dataloader: the same for held-out items, or None.
         max_epochs: epochs in all, those before a resume included.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
-        checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `val_loss`) and
+        checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `monitor`) and
             `metrics.jsonl`; created if missing. None writes nothing.
         resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning.
+        optimizers: what to use instead of `model.configure_optimizers()`, in its form; with "interval": "step"
+            in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
+        monitor: which mean over the validation items chooses `best.ckpt`, the lowest one.
         fused: update all weights in one pass; equal to the default but for rounding, and faster.
         stop: called at each batch boundary; when it returns true the run is saved and ended.
         notes: plain values to keep in the checkpoints under "rqvae".
@@ -79,7 +84,8 @@ def fit(
     if max_epochs < 0:
         raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
     model.to(resolve_device(device))
-    run = RunState(model, train_dataloader, val_dataloader, notes=notes, fused=fused)
+    run = RunState(model, train_dataloader, val_dataloader, optimizers=optimizers, monitor=monitor,
+                   notes=notes, fused=fused)
     if resume_from is not None:
         run.restore(resume_from)
     folder = _prepare(checkpoint_dir, run.history)

@@ -1,0 +1,84 @@
+"""Codes -> who shares an ID with whom. Changes no code; knows no vectors, no file and no token.
+
+Shapes:  N items   L levels
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .codes import as_array, as_codes
+
+
+def id_keys(codes) -> np.ndarray:
+    """One integer for each ID: equal where IDs are equal, and ordered as IDs are, level by level.
+
+    (N, L) int64 -> (N,) int64. Keys that would outgrow an integer become ranks on the way.
+    """
+    keys, bound = np.zeros(len(codes), np.int64), 1
+    for column in codes.T:
+        size = int(column.max()) + 1
+        if bound * size > 2 ** 63:
+            keys, column = (np.unique(part, return_inverse=True)[1] for part in (keys, column))
+            bound, size = int(keys.max()) + 1, int(column.max()) + 1
+        keys, bound = keys * size + column, bound * size
+    return keys
+
+
+def run_starts(values) -> np.ndarray:
+    """Where a sorted (N,) array takes a new value: (distinct,) positions, the first of them 0."""
+    starts = np.ones(len(values), bool)
+    starts[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(starts)
+
+
+def collision_report(codes, *, features_groups=None) -> dict:
+    """How many items share their semantic ID with another.
+
+    Args:
+        codes: (N, L) or (N,) integers.
+        features_groups: (N,) labels, equal for items with equal features, which no tokenizer can
+            tell apart.
+
+    Returns:
+        items: N.
+        distinct_ids: different IDs among them.
+        collision_rate: 1 - distinct_ids / items.
+        colliding_items: items that share their ID with another.
+        largest_collision: items that share the most frequent ID; 1 where there is no collision.
+        unavoidable_collisions: N minus the number of groups; only where groups are given.
+
+    Raises:
+        ValueError: not codes (see `as_codes`), or not one group label for each item.
+    """
+    codes = as_codes(codes)
+    sizes = np.diff(run_starts(np.sort(id_keys(codes))), append=len(codes))
+    report = {
+        "items": len(codes),
+        "distinct_ids": len(sizes),
+        "collision_rate": 1 - len(sizes) / len(codes),
+        "colliding_items": int(sizes[sizes > 1].sum()),
+        "largest_collision": int(sizes.max()),
+    }
+    if features_groups is not None:
+        groups = as_array(features_groups)
+        if groups.shape != (len(codes),):
+            raise ValueError("features_groups must hold one label for each of the "
+                             f"{len(codes)} items, got shape {groups.shape}")
+        report["unavoidable_collisions"] = len(codes) - len(np.unique(groups))
+    return report
+
+
+def collision_ranks(codes) -> tuple[np.ndarray, np.ndarray]:
+    """Each item's place among the items of its ID, 0, 1, ... in row order, and their number.
+
+    (N, L) int64 -> (N,), (N,) int64.
+    """
+    keys = id_keys(codes)
+    order = np.argsort(keys, kind="stable")
+    starts = run_starts(keys[order])
+    sizes = np.diff(starts, append=len(keys))
+    rank, size = np.empty_like(keys), np.empty_like(keys)
+    rank[order] = np.arange(len(keys)) - np.repeat(starts, sizes)
+    size[order] = np.repeat(sizes, sizes)
+    return rank, size

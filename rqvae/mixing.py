@@ -1,0 +1,95 @@
+"""Batches whose items are moved towards a neighbour: new items, so that a small catalogue is not memorised.
+
+Shapes:  N items   D feature width   B rows in a batch
+"""
+
+import torch
+
+from .data import keyed_generator
+from .functional import kmeans, nearest_codes
+
+EXACT_ITEMS = 16384             # up to here neighbours are searched among all items, beyond it within cells
+MOST_ITEMS = 2**21              # beyond it items are not mixed: no run passes over so many often enough to memorise
+
+
+def nearest_items(features, count, *, seed=0) -> torch.Tensor:
+    """The items of largest cosine to each item: (N, D) -> (N, count) int64, the item itself left out.
+
+    Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items.
+    """
+    unit = torch.nn.functional.normalize(features, dim=1)
+    count = min(count, len(unit) - 1)
+    near = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
+    for cell in _cells(unit, seed):
+        pool = unit[cell]
+        short = count - (len(cell) - 1)
+        for rows in torch.arange(len(cell), device=unit.device).split(1024):
+            similarity = pool[rows] @ pool.T                                    # (rows, cell)
+            similarity[torch.arange(len(rows)), rows] = -2
+            found = similarity.topk(count if short <= 0 else len(cell) - 1).indices
+            if short > 0:                       # a cell of fewer items than asked for: repeat, an item alone stays
+                found = found[:, torch.arange(count) % max(len(cell) - 1, 1)] if len(cell) > 1 else rows[:, None].expand(-1, count)
+            near[cell[rows]] = cell[found]
+    return near
+
+
+def _cells(unit, seed):
+    """Item numbers of each cell: all items, or k-means cells of at most EXACT_ITEMS."""
+    everything = torch.arange(len(unit), device=unit.device)
+    if len(unit) <= EXACT_ITEMS:
+        return [everything]
+    generator = torch.Generator().manual_seed(seed)
+    num_cells = -(-len(unit) // (EXACT_ITEMS // 4))
+    sample = torch.randperm(len(unit), generator=generator)[:20 * num_cells].to(unit.device)
+    codes = nearest_codes(unit, kmeans(unit[sample], num_cells, generator=generator))
+    order = codes.argsort(stable=True)
+    cells = order.split(torch.bincount(codes, minlength=num_cells).tolist())
+    return [part for cell in cells if len(cell) for part in cell.tensor_split(-(-len(cell) // EXACT_ITEMS))]
+
+
+class NeighbourMixing:
+    """The batches of a `FeatureLoader`, each item moved by a random part of the way to a random neighbour.
+
+    What is drawn is a function of (seed, epoch, batch) alone. Towards the end of the training items
+    come as they are.
+
+    Args:
+        loader: a `FeatureLoader` of the items.
+        near: (N, n) positions of each item's neighbours, of `nearest_items`.
+        max_epochs: of the training.
+        reach: the largest part of the way, below 1.
+        clean: share of the training, at its end, without mixing.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, loader, near, max_epochs, *, reach=0.5, clean=0.1, seed=0):
+        self.loader, self.near, self.max_epochs = loader, near, max_epochs
+        self.reach, self.clean, self.seed = reach, clean, seed
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return self.batches_from(0)
+
+    def set_epoch(self, epoch) -> None:
+        self.loader.set_epoch(epoch)
+
+    def fingerprint(self) -> str:
+        return f"{self.loader.fingerprint()} mixed {self.reach} {self.clean} {self.seed}"
+
+    def batches_from(self, start):
+        """Iterate this epoch without its first `start` batches."""
+        epoch, mixed_batches = self.loader.epoch, (1 - self.clean) * self.max_epochs * len(self)
+        for index, batch in enumerate(self.loader.batches_from(start), start=start):
+            if epoch * len(self) + index < mixed_batches:
+                batch["features"] = self._mixed(batch, epoch, index)
+            yield batch
+
+    def _mixed(self, batch, epoch, index):
+        generator = keyed_generator("mixing", self.seed, epoch, index)
+        positions, features = batch["positions"], batch["features"]
+        choice = torch.randint(self.near.shape[1], (len(positions),), generator=generator)
+        part = self.reach * torch.rand(len(positions), 1, generator=generator)
+        partners = self.near[positions.to(self.near.device), choice.to(self.near.device)]
+        return torch.lerp(features, self.loader.at(partners), part.to(features.device))

@@ -1,0 +1,83 @@
+"""The measured recipe behind `train.py --preset tiger`: what it departs from the documented system in.
+
+Every choice here is defended by a row of the ablation in docs/recipe.md. Sizes follow from the number of
+items by the rules below; nothing depends on the features' scale.
+"""
+
+import math
+
+import torch
+
+from .assignment import BalancedAssignment
+from .data import sample_rows
+from .initialization import ROWS_PER_CODE, initialize
+from .mixing import MOST_ITEMS, NeighbourMixing, nearest_items
+
+MODEL = {                       # constructor arguments of `RqVae`
+    "hidden_dim": [768],
+    "latent_dim": 256,
+    "num_embeddings": 256,
+    "num_quantizers": 3,
+    "commitment_cost": 0.15,
+    "learning_rate": 4e-3,
+    "activation": "gelu",
+    "linear_path": True,
+    "latent_norm": True,
+    "standardize": True,
+}
+WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
+BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
+WARM_UP = 0.05                  # share of the training over which the learning rate rises
+REACH = 0.5                     # of the mixing with neighbours
+NEIGHBOURS = 10
+PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
+
+
+def batch_size(num_items: int) -> int:
+    """A power of two near num_items / 64, from 32 to 1024: 45 to 90 steps an epoch while a step is small."""
+    return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
+
+
+def epochs(num_items: int) -> int:
+    """100 up to 3,600 items; beyond, the rows seen grow as the square root: 42 for 20,000, 6 for 1,000,000."""
+    return max(min(100, round(6000 / math.sqrt(max(num_items, 1)))), 5)
+
+
+def configure_optimizers(model, total_steps: int) -> dict:
+    """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`."""
+    perceptrons = [*model.encoder.layers.parameters(), *model.decoder.layers.parameters()]
+    decayed = set(perceptrons)
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in decayed]
+    optimizer = torch.optim.AdamW(
+        [{"params": perceptrons, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}],
+        lr=model.learning_rate)
+
+    def share(step):
+        done = min(step / max(total_steps, 1), 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * max(0.0, done - WARM_UP) / (1 - WARM_UP)))
+        return max(min(1.0, done / WARM_UP) * cosine, 1e-3)
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def start(model, loader, seed=0) -> None:
+    """Give a new model its starting point, from a sample of the loader's rows."""
+    wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
+    initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE, seed=seed)
+
+
+def training(model, loader, max_epochs, seed=0):
+    """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
+
+    Args:
+        model: an `RqVae`.
+        loader: a shuffling `FeatureLoader` of the items to train on.
+        max_epochs: of the whole training.
+        seed: of what is drawn.
+    """
+    model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
+    if not 2 <= loader.num_rows <= MOST_ITEMS:
+        return loader
+    near = nearest_items(loader.at(slice(None)), NEIGHBOURS, seed=seed)
+    return NeighbourMixing(loader, near, max_epochs, reach=REACH, seed=seed)

@@ -1,0 +1,188 @@
+"""A training step of the documented model: fit, Lightning, the bare loop, and the matrix products alone."""
+
+import contextlib
+import inspect
+import itertools
+import logging
+import os
+import tempfile
+import time
+import warnings
+
+from pairs import heading, interleave, line, missing, parse, row
+
+import torch
+from torch import nn
+
+from rqvae import FeatureLoader, RqVae, fit
+from rqvae.run_state import to_device
+
+WARM = 3            # batches of a run before its clock starts
+TARGETS = {         # batch size -> (exact, fast, bf16) against Lightning, fraction of the floor
+    32: (">= 1.3", ">= 1.8", "", ">= 0.55"),
+    256: ("", ">= 1.25", "", ">= 0.88"),
+    1024: ("", ">= 1.1", ">= 1.9", ">= 0.88"),
+    8192: ("", "", "", ">= 0.88"),
+}
+
+
+class Clocked:
+    """A loader of WARM + count + 1 batches; `seconds` are those of the `count` steps in the middle.
+
+    Time is taken where a trainer asks for a batch: building trainers and optimizers is not counted.
+    """
+
+    def __init__(self, loader, count, device):
+        self.loader, self.count, self.device = loader, count, torch.device(device)
+        self.seconds = 0.0
+
+    def __len__(self):
+        return WARM + self.count + 1
+
+    def __iter__(self):
+        batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        for number in range(len(self)):
+            if number == WARM:
+                began = self._now()
+            if number == WARM + self.count:
+                self.seconds = self._now() - began
+            yield next(batches)
+
+    def _now(self):
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()        # twice a run: what is queued belongs to the time
+        return time.perf_counter()
+
+
+def lightning(features, batch_size, steps, device):
+    """`Trainer.fit` over a DataLoader of dict items, or None where Lightning is not installed."""
+    try:
+        import lightning_reference as reference
+    except ImportError:
+        return None
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    model, loader = reference.RqVae(), reference.loader(features, batch_size, shuffle_seed=0)
+    validation = reference.loader(features[:1], 1)          # the scheduler asks for it; after the clock
+
+    def run():
+        clock = Clocked(loader, steps, device)
+        accelerator = "gpu" if clock.device.type == "cuda" else "cpu"
+        with tempfile.TemporaryDirectory() as scratch, silence():
+            trainer = reference.pl.Trainer(max_epochs=1, accelerator=accelerator, devices=1, logger=False,
+                                           num_sanity_val_steps=0, default_root_dir=scratch)
+            trainer.fit(model, clock, validation)
+        return clock.seconds
+
+    return run
+
+
+@contextlib.contextmanager
+def silence():
+    """What a trainer shows is written, but to nowhere."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), \
+            contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def fitted(features, batch_size, steps, device, **options):
+    """`fit` over a FeatureLoader."""
+    model, loader = RqVae(), FeatureLoader(features, batch_size, shuffle=True, device=device)
+
+    def run():
+        clock = Clocked(loader, steps, device)
+        with silence():
+            fit(model, clock, max_epochs=1, device=device, **options)
+        return clock.seconds
+
+    return run
+
+
+def bare(features, batch_size, steps, device):
+    """The fast mode's step in a loop of its own, with nothing counted, checked or kept."""
+    model, loader = RqVae().to(device), FeatureLoader(features, batch_size, shuffle=True, device=device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=model.learning_rate, fused=True)
+
+    def run():
+        clock = Clocked(loader, steps, device)
+        for batch_idx, batch in enumerate(clock):
+            batch = to_device(batch, device)
+            optimizer.zero_grad()
+            model.training_step(batch, batch_idx).backward()
+            optimizer.step()
+        return clock.seconds
+
+    return run
+
+
+def floor(batch_size, steps, device):
+    """The matrix products of a step, into memory at hand, and one pass of fused Adam over the weights."""
+    model = RqVae().to(device)
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    inputs = [torch.randn(batch_size, weight.shape[1], device=device) for weight in weights]
+    outputs = [torch.randn(batch_size, weight.shape[0], device=device) for weight in weights]
+    codebook = model.quantizer.codebooks[0]
+    distances = torch.empty(batch_size, len(codebook), device=device)
+    latents = torch.randn(batch_size, codebook.shape[1], device=device)
+
+    @torch.no_grad()
+    def step():
+        for weight, x, y in zip(weights, inputs, outputs):
+            torch.mm(x, weight.T, out=y)
+        torch.mm(latents, codebook.T, out=distances)
+        for number, (weight, x, y) in enumerate(zip(weights, inputs, outputs)):
+            torch.mm(y.T, x, out=weight.grad)
+            if number:                                      # nobody asks for the gradient of the features
+                torch.mm(y, weight, out=x)
+        optimizer.step()
+        for y in outputs:
+            y.fill_(1e-3)                                   # or the numbers would grow until they overflow
+
+    def run():
+        for _ in range(steps):
+            step()
+
+    return run
+
+
+def measure(batch_size, arguments):
+    device = arguments.device
+    steps = max(3, round(arguments.samples / batch_size))
+    torch.manual_seed(0)
+    features = torch.randn(min(batch_size * steps, 65_536), 768)
+    works = {
+        "fast": fitted(features, batch_size, steps, device, fused=True),
+        "exact": fitted(features, batch_size, steps, device),
+        "bare": bare(features, batch_size, steps, device),
+        "floor": floor(batch_size, steps, device),
+    }
+    if "amp" in inspect.signature(fit).parameters:
+        works["bf16"] = fitted(features, batch_size, steps, device, fused=True, amp=True)
+    peer = lightning(features, batch_size, steps, device)
+    if peer:
+        works["lightning"] = peer
+    seconds = interleave(works, arguments.pairs, device)
+    exact, fast, bf16, fraction = TARGETS.get(batch_size, ("",) * 4)
+    rate = batch_size * steps
+    for name, target in (("exact", exact), ("fast", fast), ("bf16", bf16)):
+        words = f"Lightning over fit {name}, batch {batch_size}"
+        if name not in works:
+            line(words, value="not measured", target=f"{target}   (fit has no amp)")
+        elif peer:
+            row(words, seconds, name, "lightning", target=target, rate=rate)
+        else:
+            missing(words, "pytorch-lightning", target)
+    row(f"fit fast over the bare loop, batch {batch_size}", seconds, "fast", "bare", target="<= 1.05",
+        rate=rate, inverted=True)
+    row(f"fraction of the floor, batch {batch_size}", seconds, "fast", "floor", target=fraction, rate=rate)
+
+
+if __name__ == "__main__":
+    arguments = parse(__doc__, batch_sizes=[32, 256, 1024, 8192], samples=8192)
+    heading("Training, samples a second")
+    for batch_size in arguments.batch_sizes:
+        measure(batch_size, arguments)

@@ -1,0 +1,133 @@
+"""Two ways to do one thing, timed in turn: what every bench_*.py here prints its table with.
+
+Run on one thread and meant for shared machines: a time by itself says little there, so only ratios of
+runs made one after the other count, as the median of several pairs with its quartiles. On the CPU the
+time is this process's CPU time, on a GPU that between two events on its stream.
+
+Import this module before torch: it sets how threads wait.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"       # spinning threads beside a busy process are 32 times slower
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]      # rqvae; the tests' helpers
+
+import torch
+
+torch.set_num_threads(1)
+
+COLUMNS = "{:<60} {:>12} {:>12}   {:<20} {}"
+
+
+def parse(description, **options):
+    """The command line: --device, --pairs, and one option for each keyword, its value as the default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of each row (default: 7)")
+    for name, default in options.items():
+        listed = isinstance(default, list)
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, nargs="+" if listed else None,
+                            type=type(default[0] if listed else default), help=f"default: {default}")
+    arguments = parser.parse_args()
+    if arguments.pairs < 5:
+        parser.error(f"--pairs is {arguments.pairs}; fewer than 5 say nothing")
+    return arguments
+
+
+def cost(work, device="cpu") -> float:
+    """Seconds that `work()` takes: of this process on the CPU, of the stream on a GPU.
+
+    A `work` that times itself returns its seconds, as a float, on any device.
+    """
+    if torch.device(device).type == "cpu":
+        began = time.process_time()
+        measured = work()
+        return measured if isinstance(measured, float) else time.process_time() - began
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    measured = work()
+    last.record()
+    torch.cuda.synchronize()
+    return measured if isinstance(measured, float) else first.elapsed_time(last) / 1e3
+
+
+def interleave(works, pairs, device="cpu") -> dict:
+    """name -> list of seconds, one a round; every round runs each work once, every other one backwards.
+
+    Args:
+        works: name -> callable without arguments; each runs once beforehand, untimed.
+        pairs: rounds.
+        device: where they work.
+    """
+    for work in works.values():
+        work()
+    seconds = {name: [] for name in works}
+    for number in range(pairs):
+        for name in list(works)[::-1 if number % 2 else 1]:
+            seconds[name].append(cost(works[name], device))
+    return seconds
+
+
+def heading(title, ours="ours", peer="peer") -> None:
+    print(f"\n{title}")
+    print(COLUMNS.format("", ours, peer, "ratio median [q1, q3]", "target"), flush=True)
+
+
+def row(name, seconds, ours, peer, *, target="", rate=None, inverted=False) -> float:
+    """Print peer's seconds over ours, pair by pair; returns the median.
+
+    Args:
+        name: of the row.
+        seconds: what `interleave` returned.
+        ours, peer: two of its names.
+        target: what the ratio should be, in words.
+        rate: how many things one run does; then things a second are shown instead of milliseconds.
+        inverted: print our seconds over peer's.
+    """
+    ratios = [a / b if inverted else b / a for a, b in zip(seconds[ours], seconds[peer])]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    print(COLUMNS.format(name, _figure(seconds[ours], rate), _figure(seconds[peer], rate),
+                         f"{middle:.2f} [{low:.2f}, {high:.2f}]", target), flush=True)
+    return middle
+
+
+def line(name, ours="", peer="", value="", target="") -> None:
+    """A row of words or of figures that are not times."""
+    print(COLUMNS.format(name, ours, peer, value, target), flush=True)
+
+
+def missing(name, package, target="") -> None:
+    """The row of a peer that is not installed."""
+    line(name, value="not measured", target=f"{target}   (pip install {package})")
+
+
+def _figure(seconds, rate):
+    middle = statistics.median(seconds)
+    return f"{middle * 1e3:.2f} ms" if rate is None else f"{rate / middle:,.0f} /s"
+
+
+def extra_megabytes(work, device="cpu") -> float:
+    """Memory that `work()` holds at its peak, above what was held before, in MB of 2^20 bytes."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")       # proc(5): resets the peak that VmHWM reports
+    before = _resident("VmRSS")
+    work()
+    return (_resident("VmHWM") - before) / 2**10
+
+
+def _resident(name):
+    """A line of /proc/self/status, in kB."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(text for text in status.splitlines() if text.startswith(name)).split()[1])
