@@ -75,8 +75,9 @@ vector-effect:non-scaling-stroke}
 .hit{fill:var(--ink);opacity:0}.hit:hover{opacity:.1}
 .table{overflow-x:auto;margin:.75rem 0}table{border-collapse:collapse;width:100%;font-size:.875rem;
 font-variant-numeric:tabular-nums;overflow-wrap:normal}caption{text-align:left;padding:.6rem .9rem}
-th,td{padding:.4rem .9rem;text-align:right;border-top:1px solid var(--line);font-weight:400}
-thead th{color:var(--soft)}th:first-child{text-align:left}td,tbody th{white-space:nowrap}
+th,td{padding:.4rem .9rem;text-align:right;border-top:1px solid var(--line);font-weight:400;
+white-space:nowrap}
+thead th{color:var(--soft)}th:first-child{text-align:left}
 .bar{display:block;height:.7rem;width:100%;min-width:4rem;background:var(--grid)}
 .bar rect{fill:var(--accent)}.share{display:flex;align-items:center;gap:.5rem;min-width:10rem}
 .share span{min-width:4.5rem}td:has(.share){width:45%}
@@ -91,7 +92,8 @@ text-overflow:ellipsis}
 gap:1.1rem 1.5rem;padding:.5rem 1rem 1rem 2.7rem}
 .groups>:only-child{grid-column:1/-1}.groups>:only-child ul{columns:19rem}
 .groups h3,.groups p{font-size:.875rem}
-.groups h3{display:flex;justify-content:space-between;border-bottom:1px solid var(--line)}
+.groups h3{display:flex;justify-content:space-between;margin-bottom:.2rem;
+border-bottom:1px solid var(--line)}
 ul{list-style:none;margin:0;padding:0;font-size:.875rem}li{display:flex;gap:.6rem}
 li code{flex:none;min-width:2rem;text-align:right;color:var(--soft)}
 code,.groups b,summary b{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
@@ -99,8 +101,8 @@ code,.groups b,summary b{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,
 .groups{padding-left:1rem}th,td{padding:.4rem .6rem}
 .code>summary{grid-template-columns:.8rem 2.6rem 1fr auto}.preview{grid-column:2/-1}}
 @media print{html{font-size:11px}body{max-width:none;padding:0;background:none}
-nav,.numbers:not([open]){display:none}h2,section>p{break-after:avoid}
-figure,.tiles>div,.code,tr{break-inside:avoid}*{print-color-adjust:exact}}
+nav,.numbers:not([open]){display:none}table{font-size:.8rem}h2,section>p{break-after:avoid}
+#use,#prefixes,p,figure,.tiles>div,.code,tr{break-inside:avoid}*{print-color-adjust:exact}}
 """
 
 
@@ -240,8 +242,7 @@ def _use(codes, num_embeddings) -> str:
     return ('<p class="soft">The items on each code, from the most used code to the least used. '
             "The closer to the dashed line, on which all codes are used alike, the more an item's "
             f"code says.</p><div class=\"charts small\">{''.join(charts)}</div>"
-            + _numbers(_table("Codes used, and the items on the codes at these places by use",
-                              header, rows)))
+            + _numbers(_table("Items on the codes, by order of use", header, rows)))
 
 
 def _use_chart(name, summary, counts, even, top) -> str:
@@ -285,7 +286,7 @@ def _prefixes(tree, num_embeddings) -> str:
               "most items on one"]
     return ('<p class="soft">Items that are alike should share their first codes. Items that share '
             "their whole ID collide: nothing tells them apart.</p>"
-            + _table("Items that share the beginning of their ID with another item", header, rows))
+            + _table("Items that share the start of their ID", header, rows))
 
 
 # --------------------------------------------------------------------------------- the prefix tree

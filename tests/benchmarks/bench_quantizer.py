@@ -1,12 +1,21 @@
 """The quantizer alone: against vector-quantize-pytorch, and its chunked search against one call of cdist."""
 
-from pairs import extra_megabytes, heading, interleave, line, missing, parse, row
+from pairs import fresh_python, heading, interleave, line, missing, parse, row
 
 import torch
 
 from rqvae import VectorQuantizer
 from rqvae.functional import nearest_codes
 
+MEMORY = """
+import sys
+from pairs import extra_megabytes
+import torch
+from rqvae.functional import nearest_codes
+rows, device = int(sys.argv[1]), sys.argv[2]
+x, codebook = torch.zeros(rows, 256, device=device).normal_(), torch.randn(1024, 256, device=device)
+print(extra_megabytes(lambda: nearest_codes(x, codebook), device))
+"""
 REPEATS = 4096      # rows of a run: small batches are repeated until they are as many
 
 
@@ -95,14 +104,6 @@ def against_faiss(codes, width, arguments):
     row(name, seconds, "chunks", "faiss")
 
 
-def memory(arguments):
-    x = torch.randn(arguments.rows, 256, device=arguments.device)
-    codebook = torch.randn(1024, 256, device=arguments.device)
-    nearest_codes(x[:2048], codebook)           # the libraries' own buffers
-    extra = extra_megabytes(lambda: nearest_codes(x, codebook), arguments.device)
-    line(f"extra memory, {arguments.rows:,} rows, their codes included", f"{extra:.0f} MB", target="<= 32 MB")
-
-
 if __name__ == "__main__":
     arguments = parse(__doc__, batch_sizes=[32, 1024], rows=1_000_000)
     torch.manual_seed(0)
@@ -115,4 +116,6 @@ if __name__ == "__main__":
     if arguments.device == "cpu":
         against_faiss(1024, 256, arguments)
         against_faiss(256, 32, arguments)
-    memory(arguments)
+    extra = float(fresh_python(MEMORY, arguments.rows, arguments.device))
+    line(f"extra memory, {arguments.rows:,} rows, codes and library buffers included", f"{extra:.0f} MB",
+         target="<= 32 MB")

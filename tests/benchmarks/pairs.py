@@ -10,6 +10,7 @@ Import this module before torch: it sets how threads wait.
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -112,8 +113,20 @@ def _figure(seconds, rate):
     return f"{middle * 1e3:.2f} ms" if rate is None else f"{rate / middle:,.0f} /s"
 
 
+def fresh_python(program, *arguments) -> str:
+    """What a program prints in an interpreter of its own, which finds rqvae and this module."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], env=environment, check=True,
+                          text=True, stdout=subprocess.PIPE).stdout.strip()
+
+
 def extra_megabytes(work, device="cpu") -> float:
-    """Memory that `work()` holds at its peak, above what was held before, in MB of 2^20 bytes."""
+    """Memory that `work()` holds at its peak, above what was held before, in MB of 2^20 bytes.
+
+    On the CPU that is resident memory, and means something in a `fresh_python` only: a process that
+    worked before has memory at hand that it need not ask for.
+    """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
