@@ -1,6 +1,8 @@
 """Train a tokenizer on item features: `python train.py [--data FILE]`; `--help` lists the options."""
 
+import contextlib
 import inspect
+import io
 import shlex
 import signal
 import sys
@@ -10,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
+from rqvae import FeatureLoader, RqVae, batch_inference, distributed, fit, recipe
 from rqvae.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from rqvae.collisions import collision_report
 from rqvae.console import ArgumentParser, StopSignals, run_script, say
@@ -75,8 +77,12 @@ def build_parser() -> ArgumentParser:
 
 def prepare(arguments) -> Job:
     """Everything that can be wrong with the input is found here, before any work."""
-    device = resolve_device(arguments.device)
+    device = distributed.local_device(resolve_device(arguments.device))
     folder = Path(arguments.checkpoint_dir)
+    if distributed.restarted():         # by torchrun, after a failure: go on where that left off
+        arguments.overwrite = True
+        if arguments.resume is None and (folder / "last.ckpt").exists():
+            arguments.resume = ""
     resume_from, recorded = None, {}
     if arguments.resume is not None:
         resume_from, recorded = find_run(arguments.resume, folder)
@@ -158,36 +164,43 @@ def refuse_to_overwrite(folder) -> None:
 
 
 def run(job) -> int:
-    """Train, and say what came of it."""
+    """Train, alone or as one of several processes, and say what came of it."""
+    with distributed.process_group(job.device), StopSignals() as stop:
+        with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
+            return train(job, stop)
+
+
+def train(job, stop) -> int:
     settings, table = job.settings, job.items.dataset.table
-    say(f"Training on {job.items.description}, on {job.device}")
+    say(f"Training on {job.items.description}, on {job.device}" + (
+        f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
     train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
+    where = {"device": job.device, "share": (distributed.rank(), distributed.world_size())}
     train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
-                                 rows=train_rows, device=job.device)
-    val_loader = FeatureLoader(table, 1024, rows=val_rows, device=job.device) if len(val_rows) else None
-    with StopSignals() as stop:
-        options = {}
-        if settings["preset"] == "tiger":
-            job.model.to(job.device)
-            if job.resume_from is None:
-                recipe.start(job.model, train_loader, settings["seed"])
-            steps = settings["epochs"] * len(train_loader)
-            options = {"optimizers": recipe.configure_optimizers(job.model, steps), "monitor": "val_recon_loss"}
-            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"])
-        try:
-            history = fit(
-                job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
-                checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, fused=True, stop=stop,
-                notes={**settings, **job.items.places}, **options,
-            )
-        except TrainingInterrupted as interrupted:
-            name = signal.Signals(stop.number).name
-            say(f"Stopped by {name}; saved. Resume with: {command('train.py', '--resume', interrupted.path)}")
-            return 128 + stop.number
+                                 rows=train_rows, **where)
+    val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
+    options = {}
+    if settings["preset"] == "tiger":
+        job.model.to(job.device)
+        if job.resume_from is None:
+            recipe.start(job.model, train_loader, settings["seed"])
+        steps = settings["epochs"] * len(train_loader)
+        options = {"optimizers": recipe.configure_optimizers(job.model, steps), "monitor": "val_recon_loss"}
+        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"])
+    try:
+        history = fit(
+            job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
+            checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, fused=True, stop=stop,
+            notes={**settings, **job.items.places}, **options,
+        )
+    except TrainingInterrupted as interrupted:
+        name = signal.Signals(stop.number or signal.SIGTERM).name
+        say(f"Stopped by {name}; saved. Resume with: {command('train.py', '--resume', interrupted.path)}")
+        return 128 + (stop.number or signal.SIGTERM)
     if not history or history[-1]["epoch"] + 1 > settings["epochs"]:
         say(f"already trained {len(history)} of {settings['epochs']} epochs; nothing to do")
-        return 0
-    report(job, history)
+    elif not distributed.rank():
+        report(job, history)
     return 0
 
 

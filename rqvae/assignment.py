@@ -11,6 +11,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from . import distributed
 from .functional import balancing_potentials, squared_distances
 
 ROWS_PER_CODE = 8               # recent latents that prices are taken from
@@ -71,7 +72,7 @@ class BalancedAssignment:
         fade: share of the training over which prices are full; they are gone at twice that share.
     """
 
-    def __init__(self, num_items, quantizer, total_steps, *, pull=4.0, fade=0.45):
+    def __init__(self, num_items, quantizer, total_steps, *, pull=3.0, fade=0.45):
         num_codes, width = quantizer.codebooks[0].shape
         device = quantizer.codebooks[0].device
         self.total_steps, self.pull, self.fade = max(total_steps, 1), pull, fade
@@ -136,6 +137,7 @@ class BalancedAssignment:
 
     def _remember(self, latents, levels):
         """Keep the newest latents, and take new prices from them when it is time."""
+        latents = distributed.gather(latents)
         self.recent = torch.cat([self.recent[len(latents):], latents[-len(self.recent):].detach()])
         if self.steps == 0 or self.steps % STEPS_BETWEEN_PRICES:
             return
@@ -172,9 +174,10 @@ class BalancedAssignment:
         return counts > 0
 
     def _hold(self, prefix, last):
-        flat, old = self.held.view(-1), self.cell[self.positions]
+        positions = distributed.gather(self.positions)
+        new = distributed.gather(prefix * self.num_codes + last)
+        flat, old = self.held.view(-1), self.cell[positions]
         old = old[old >= 0]
-        new = prefix * self.num_codes + last
         flat.index_add_(0, old, torch.full_like(old, -1, dtype=torch.int32))
         flat.index_add_(0, new, torch.ones_like(new, dtype=torch.int32))
-        self.cell[self.positions] = new
+        self.cell[positions] = new

@@ -5,10 +5,12 @@ Knows no models. Exit codes: 0 done, 1 failed while running, 2 unusable input fo
 """
 
 import argparse
+import contextlib
 import difflib
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 
@@ -49,30 +51,31 @@ def run_script(parser, prepare, run, argv) -> int:
     # Line buffered, so that what a pipe reads comes in the order in which it was said.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         warnings.simplefilter("always", UserWarning)
         try:
-            job = prepare(arguments)
-        except PREPARATION_ERRORS as error:
-            return _failed(error, 2, arguments.debug)
-        except KeyboardInterrupt:
-            return 128 + signal.SIGINT
-        try:
+            try:
+                job = prepare(arguments)
+            except PREPARATION_ERRORS as error:
+                return _failed(error, 2, arguments.debug)
             return run(job) or 0
         except RUNTIME_ERRORS as error:
             return _failed(error, 2 if isinstance(error, ValueError) else 1, arguments.debug)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             print("interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+            return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def say(*words) -> None:
-    """Print a result; when nobody reads stdout any more, go on in silence."""
+    """Print a result; when stdout can take no more (nobody reads it, its disk is full), go on in silence."""
     try:
         print(*words, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: the standard output fails ({error.strerror}); results are not shown from here on",
+                  file=sys.stderr)
 
 
 class StopSignals:
@@ -101,7 +104,8 @@ class StopSignals:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        os.write(2, b"\nstopping at the next batch; once more to leave at once\n")
+        with contextlib.suppress(OSError):          # nobody may be reading
+            os.write(2, b"\nstopping at the next batch; once more to leave at once\n")
 
 
 def percent(share) -> str:
@@ -119,10 +123,56 @@ def table(header, rows) -> str:
     )
 
 
+class _Unfailing:
+    """A stream for progress that never ends the work: what cannot be written any more is dropped."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        try:
+            return self.stream.write(text)
+        except OSError:
+            _silence(self.stream)
+            return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except OSError:
+            _silence(self.stream)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def _silence(stream):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM ends the block as Ctrl-C does, so that temporary files go; only the main thread can have that."""
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _failed(error, code, debug):
     if debug:
         traceback.print_exc()
     message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
+    message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
 

@@ -68,6 +68,8 @@ class FeatureLoader:
         seed: of those orders.
         rows: int64 row numbers to draw from, or None for all.
         device: where batches are wanted; None is the CPU.
+        share: (r, n) gives of each batch the rows r, r + n, ... only, for process r of n; a batch of
+            fewer than n rows is then empty for some.
 
     Attributes:
         table, batch_size, shuffle, seed, rows, device: as above.
@@ -79,12 +81,13 @@ class FeatureLoader:
         IndexError: `rows` names one that the table does not have.
     """
 
-    def __init__(self, features, batch_size, *, shuffle=False, seed=0, rows=None, device=None):
+    def __init__(self, features, batch_size, *, shuffle=False, seed=0, rows=None, device=None, share=(0, 1)):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         is_dataset = isinstance(features, FeatureDataset)
         self.table = features.table if is_dataset else open_features(features)
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, int(seed), 0
+        self.share = share
         self.rows = None if rows is None else _inside(self.table, rows)
         self.num_rows = len(self.table) if rows is None else len(self.rows)
         self.device = torch.device("cpu" if device is None else device)
@@ -127,13 +130,16 @@ class FeatureLoader:
         return rows.to(self.device, non_blocking=True)
 
     def _batches(self, begin, order):
+        rank, processes = self.share
         for first in range(begin, self.num_rows, self.batch_size):
             stop = min(first + self.batch_size, self.num_rows)
-            if order is None:
-                yield {"features": self.at(slice(first, stop)),
-                       "positions": torch.arange(first, stop, device=self.device)}
+            if order is None and processes == 1:
+                positions = torch.arange(first, stop, device=self.device)
+                yield {"features": self.at(slice(first, stop)), "positions": positions}
             else:
-                yield {"features": self.at(order[first:stop]), "positions": order[first:stop]}
+                whole = torch.arange(first, stop, device=self.device) if order is None else order[first:stop]
+                positions = whole[rank::processes]
+                yield {"features": self.at(positions), "positions": positions}
 
     def _order(self):
         """The positions of this epoch in their order; None is as they lie."""

@@ -8,11 +8,20 @@ import contextlib
 import difflib
 import errno
 import os
+import platform
 import re
 import secrets
 import sys
+import time
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:                 # Windows
+    fcntl = None
+
+_LOADED = time.time()               # a file older than this is not of this process, whatever its name says
+_held = set()                       # (folder, pid) of the locks of this process
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
 _LFS = b"version https://git-lfs"
 
@@ -35,6 +44,7 @@ def write_atomically(path, write) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            _lock(file.fileno())                    # who tidies up elsewhere sees that its writer lives
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -72,8 +82,39 @@ def remove_stale_temporaries(folder) -> None:
     """Delete the temporary files in `folder` whose writer is no longer alive (kill -9, power loss)."""
     for path in Path(folder).glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and not _alive(int(match["pid"])):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):            # another process tidies up, too
+            if match and _abandoned(path, int(match["pid"])):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep a folder to this process while a `with` block lasts; the kernel ends that with the process, too.
+
+    Process and host stand in `<folder>/.lock`, which is removed at the end. A process that takes a
+    folder again inside its own block keeps it. Where there are no such locks, on Windows and on some
+    network disks, nothing is kept. The folder is created if missing.
+
+    Raises:
+        ValueError: another process has it; the message names that process.
+        OSError: the folder cannot be written; the message names it.
+    """
+    folder = Path(folder)
+    key = os.path.realpath(folder), os.getpid()                 # a forked child is another process
+    if fcntl is None or key in _held:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    handle = _take(path)
+    _held.add(key)
+    try:
+        yield
+    finally:
+        _held.discard(key)
+        with contextlib.suppress(OSError):
+            path.unlink()                                       # while it is still ours
+        os.close(handle)
 
 
 def cache_folder():
@@ -143,6 +184,49 @@ def _sync_folder(folder) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _take(path) -> int:
+    """The handle of the lock file, locked."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock(handle):
+            holder = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise ValueError(f"{path.parent} is in use by another run, {holder}; wait for its end, stop it, or "
+                             "choose another folder")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        os.close(handle)                                        # its holder removed it in between
+    with contextlib.suppress(OSError):                          # on a full disk the lock holds all the same
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+    return handle
+
+
+def _lock(handle) -> bool:
+    """Lock an open file until it is closed; False if another process has it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:                                             # a file system without locks
+        pass
+    return True
+
+
+def _abandoned(path, pid) -> bool:
+    """Whether nobody writes this temporary file any more.
+
+    The process number tells on one host only, and in a container every run may have the same one; the
+    lock tells wherever the file system has locks.
+    """
+    if _alive(pid) and not (pid == os.getpid() and path.stat().st_mtime < _LOADED - 1):
+        return False
+    with open(path, "r+b") as file:
+        return _lock(file.fileno())
 
 
 def _alive(pid: int) -> bool:

@@ -26,9 +26,9 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """
     with torch.no_grad():
         mean = codebook.mean(dim=0)
-        spread = (codebook - mean).square().sum(dim=1).mean()
+        harmful = 2 * mean.square().sum() > torch.linalg.vector_norm(codebook) ** 2 / len(codebook)
         # Where the offset does no harm nothing is subtracted: the distances are the plain ones, to the bit.
-        offset = torch.where(mean.square().sum() > spread, mean, torch.zeros_like(mean))   # (E,)
+        offset = torch.where(harmful, mean, 0.0)                    # (E,)
         codebook = codebook - offset
         if len(x) <= ROWS_PER_CHUNK:
             return torch.cdist(x - offset, codebook).argmin(dim=1)

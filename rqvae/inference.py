@@ -4,6 +4,8 @@ Shapes:  N items   D feature width   L levels
 """
 
 import contextlib
+import operator
+from functools import partial
 
 import torch
 
@@ -49,11 +51,14 @@ def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
         ValueError: the device is not there, or the loader has no rows.
     """
     model.to(resolve_device(device))
+    found = bytearray()         # in one piece: a tensor a chunk would scatter over the heap, which then grows
     with evaluating(model):
-        ids = [chunk_ids(model, chunk) for chunk in fixed_chunks(batch["features"] for batch in dataloader)]
-    if not ids:
+        chunks = fixed_chunks(map(operator.itemgetter("features"), dataloader))
+        for ids in map(partial(chunk_ids, model), chunks):      # maps hold on to nothing that they passed
+            found.extend(ids.numpy())
+    if not found:
         raise ValueError("the loader yields no batch; pass at least one item")
-    return torch.cat(ids)
+    return torch.frombuffer(found, dtype=torch.int64).reshape(-1, *ids.shape[1:])
 
 
 @torch.no_grad()
@@ -67,13 +72,14 @@ def fixed_chunks(batches):
     """Re-cut an iterable of (B, D) tensors into chunks of ROWS_PER_CHUNK rows, the last one shorter."""
     held, count = [], 0
     for rows in batches:
-        while len(rows):
+        while count + len(rows) >= ROWS_PER_CHUNK:
             part, rows = rows[:ROWS_PER_CHUNK - count], rows[ROWS_PER_CHUNK - count:]
-            held.append(part)
-            count += len(part)
-            if count == ROWS_PER_CHUNK:
-                yield torch.cat(held) if len(held) > 1 else held[0]
-                held, count = [], 0
+            yield torch.cat([*held, part]) if held else part
+            held, count = [], 0
+        if len(rows):
+            held.append(rows.clone())
+            count += len(rows)
+        rows = part = None      # a view would keep this whole batch in memory while the next one is read
     if held:
         yield torch.cat(held)
 

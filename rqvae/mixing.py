@@ -13,11 +13,11 @@ MOST_ITEMS = 2**21              # beyond it items are not mixed: no run passes o
 
 
 def nearest_items(features, count, *, seed=0) -> torch.Tensor:
-    """The items of largest cosine to each item: (N, D) -> (N, count) int64, the item itself left out.
+    """The items of largest cosine to each item, seen from their common mean: (N, D) -> (N, count) int64.
 
-    Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items.
+    The item itself is left out. Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items.
     """
-    unit = torch.nn.functional.normalize(features, dim=1)
+    unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1)
     count = min(count, len(unit) - 1)
     near = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
     for cell in _cells(unit, seed):
@@ -50,8 +50,7 @@ def _cells(unit, seed):
 class NeighbourMixing:
     """The batches of a `FeatureLoader`, each item moved by a random part of the way to a random neighbour.
 
-    What is drawn is a function of (seed, epoch, batch) alone. Towards the end of the training items
-    come as they are.
+    What is drawn is a function of (seed, epoch, batch) alone.
 
     Args:
         loader: a `FeatureLoader` of the items.
@@ -89,7 +88,10 @@ class NeighbourMixing:
     def _mixed(self, batch, epoch, index):
         generator = keyed_generator("mixing", self.seed, epoch, index)
         positions, features = batch["positions"], batch["features"]
-        choice = torch.randint(self.near.shape[1], (len(positions),), generator=generator)
-        part = self.reach * torch.rand(len(positions), 1, generator=generator)
+        # Drawn for the whole batch, so that several processes draw what one would.
+        rank, processes = self.loader.share
+        whole = min(self.loader.batch_size, self.loader.num_rows - index * self.loader.batch_size)
+        choice = torch.randint(self.near.shape[1], (whole,), generator=generator)[rank::processes]
+        part = self.reach * torch.rand(whole, 1, generator=generator)[rank::processes]
         partners = self.near[positions.to(self.near.device), choice.to(self.near.device)]
         return torch.lerp(features, self.loader.at(partners), part.to(features.device))

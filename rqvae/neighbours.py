@@ -3,6 +3,8 @@
 Shapes:  N items   D feature width   L levels   Q query items   P pairs
 """
 
+import contextlib
+
 import torch
 
 from .data import open_features
@@ -19,7 +21,7 @@ def neighbour_quality(model, features, codes, *, neighbours=10, queries=4000, se
     the items whose reconstructions lie nearest, by plain distance.
 
     Args:
-        model: an `RqVae`; decodes the IDs.
+        model: an `RqVae`, which decodes the IDs; None for IDs of another system, whose lift alone is then told.
         features: (N, D), anything that `open_features` takes.
         codes: (N,) or (N, L) int64, one ID an item.
         neighbours: how many are looked for.
@@ -41,8 +43,8 @@ def neighbour_quality(model, features, codes, *, neighbours=10, queries=4000, se
                 "neighbour_lift": float("nan"), "queries": 0}
     chosen = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
     chosen = chosen[:max(1, min(queries, COMPARISONS // len(table)))].sort().values             # (Q,)
-    device = model_device(model)
-    with evaluating(model):
+    device = "cpu" if model is None else model_device(model)
+    with contextlib.nullcontext() if model is None else evaluating(model):
         def decoded(rows):
             picked = codes[rows].to(device)
             return model.decode(picked[:, 0] if codes.shape[1] == 1 else picked)
@@ -50,21 +52,22 @@ def neighbour_quality(model, features, codes, *, neighbours=10, queries=4000, se
         items = table.rows(chosen).to(device)                                                   # (Q, D)
         best = [_Nearest(chosen, count, device) for _ in range(3)]
         unit = torch.nn.functional.normalize(items, dim=1)
-        rebuilt = decoded(chosen)
+        rebuilt = None if model is None else decoded(chosen)
         for start in range(0, len(table), ROWS_PER_CHUNK):
             rows = slice(start, min(start + ROWS_PER_CHUNK, len(table)))
-            candidates, reconstructions = table.rows(rows).to(device), decoded(rows)
+            candidates = table.rows(rows).to(device)
             best[0].look(start, -unit @ torch.nn.functional.normalize(candidates, dim=1).T)
-            best[1].look(start, torch.cdist(rebuilt, reconstructions))
-            best[2].look(start, torch.cdist(items, reconstructions))
+            if model is not None:
+                reconstructions = decoded(rows)
+                best[1].look(start, torch.cdist(rebuilt, reconstructions))
+                best[2].look(start, torch.cdist(items, reconstructions))
     true, from_reconstruction, from_item = (nearest.rows.cpu() for nearest in best)
     pairs = torch.stack([chosen.repeat_interleave(count), true.flatten()], dim=1)
-    return {
-        "recall_reconstruction": _overlap(true, from_reconstruction),
-        "recall_item": _overlap(true, from_item),
-        "neighbour_lift": shared_prefix_lift(codes, pairs),
-        "queries": len(chosen),
-    }
+    quality = {"neighbour_lift": shared_prefix_lift(codes, pairs), "queries": len(chosen)}
+    if model is None:
+        return quality
+    return {"recall_reconstruction": _overlap(true, from_reconstruction),
+            "recall_item": _overlap(true, from_item), **quality}
 
 
 def shared_prefix_lift(codes, pairs) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import functional
+from . import distributed, functional
 
 EMA_EPSILON = 1e-5      # arXiv 1711.00937, appendix A.1
 SHARE_DECAY = 0.99      # of the moving share of rows that tells a dead code
@@ -110,6 +110,9 @@ class VectorQuantizer(nn.Module):
         Returns:
             (R,) int64, the codes that were restarted; an optimizer should forget what it knows of them.
         """
+        if self.ema_decay is None and self.restart_below is None:
+            return codes.new_empty(0)
+        inputs, codes = distributed.gather(inputs), distributed.gather(codes)
         counts = torch.bincount(codes, minlength=self.num_embeddings).to(inputs.dtype)      # (K,)
         if self.ema_decay is not None:
             self._follow(inputs, codes, counts)
@@ -117,7 +120,9 @@ class VectorQuantizer(nn.Module):
             return codes.new_empty(0)
         self.shares.lerp_(counts * (self.num_embeddings / len(codes)), 1 - SHARE_DECAY)
         dead = (self.shares < self.restart_below).nonzero()[:, 0]
-        rows = inputs[torch.randint(len(inputs), (len(dead),), device=inputs.device)]
+        drawn = torch.randint(len(inputs), (len(dead),), device=inputs.device)
+        distributed.broadcast([drawn])
+        rows = inputs[drawn]
         self.embeddings.weight[dead] = rows
         self.shares[dead] = 1.0
         if self.ema_decay is not None:          # or the next average would undo the restart

@@ -14,7 +14,7 @@ from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_ITEMS, NeighbourMixing, nearest_items
 
 MODEL = {                       # constructor arguments of `RqVae`
-    "hidden_dim": [768],
+    "hidden_dim": [1024],
     "latent_dim": 256,
     "num_embeddings": 256,
     "num_quantizers": 3,

@@ -1,10 +1,46 @@
-"""What a model and its semantic IDs are worth, in a few lines that a person can read."""
+"""What a model and its semantic IDs are worth, in lines that a person can read. Measures nothing.
+
+Shapes:  N items   L levels
+"""
+
+from __future__ import annotations
 
 import torch
 
+from .assessment import QUESTIONS, codes_of, per_level
+from .collisions import collision_report
 from .console import percent, table
 
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
+
+
+def report_text(measures) -> str:
+    """Measures as lines for a terminal: by question, each beside what is healthy, and then what to change."""
+    rows = table(["", "here", "healthy", ""], [[f"  {m.label}", m.value, m.healthy, m.verdict] for m in measures])
+    header, *rows = rows.split("\n")
+    lines, question = [header], None
+    for measure, row in zip(measures, rows):
+        if measure.question != question:
+            question = measure.question
+            lines += ["", QUESTIONS[question][0], f"  {QUESTIONS[question][1]}"]
+        lines.append(row)
+    remedies = {m.remedy: m for m in reversed(measures) if m.remedy}
+    if remedies:
+        lines += ["", "What to change:"]
+        lines += [f"  {m.label} is {m.verdict}: {m.remedy}" for m in reversed(remedies.values())]
+    return "\n".join(lines)
+
+
+def prefix_table(codes) -> str:
+    """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
+    codes = torch.as_tensor(codes).reshape(len(codes), -1)
+    rows = []
+    for length in range(1, codes.shape[1] + 1):
+        found = collision_report(codes[:, :length])
+        name = "whole ID" if length == codes.shape[1] else "first code" if length == 1 else f"first {length} codes"
+        rows.append([name, f"{found['distinct_ids']:,}", f"{found['colliding_items']:,}",
+                     percent(found["colliding_items"] / found["items"]), f"{found['largest_collision']:,}"])
+    return table(["items that share the", "groups", "items in company", "share", "largest group"], rows)
 
 
 def summary(statistics, collisions, relative_mse=None) -> str:
@@ -15,16 +51,14 @@ def summary(statistics, collisions, relative_mse=None) -> str:
         collisions: of `collision_report`.
         relative_mse: reconstruction error over the variance of the features, if known.
     """
-    levels = zip(statistics["unique_codes_per_level"], statistics["usage_rate_per_level"],
-                 statistics["perplexity_per_level"])
     lines = []
     if relative_mse is not None:
         lines.append(f"reconstruction error: {relative_mse:.3f} of the features' variance "
                      "(0 is perfect, 1 is no better than the mean)")
     lines.append(table(
         ["level", "codes used", "of", "perplexity"],
-        [[level, used, round(used / rate) if rate else "?", f"{evenness:.1f}"]
-         for level, (used, rate, evenness) in enumerate(levels, start=1)]))
+        [[level, used, codes_of(used, rate) if rate else "?", f"{evenness:.1f}"]
+         for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1)]))
     lines.append(
         f"collision rate: {percent(collisions['collision_rate'])} ({collisions['items']:,} items, "
         f"{collisions['distinct_ids']:,} distinct IDs, at most {collisions['largest_collision']:,} items share one)")
@@ -35,14 +69,17 @@ def summary(statistics, collisions, relative_mse=None) -> str:
 
 
 def collapse_advice(statistics, advice) -> list:
-    """A sentence for each level that uses few of its codes, with what to change; empty if all is well."""
-    return [
-        f"level {level} has collapsed: {used} of {round(used / rate)} codes are used, so its code says "
-        f"{'nothing' if used == 1 else 'little'} about an item; {advice}"
-        for level, (used, rate) in enumerate(
-            zip(statistics["unique_codes_per_level"], statistics["usage_rate_per_level"]), start=1)
-        if rate < COLLAPSED
-    ]
+    """A sentence for each level that uses few of its codes, with what to change; one for all where all do; empty
+    if all is well."""
+    collapsed = [(level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), 1)
+                 if rate < COLLAPSED]
+    if 1 < len(collapsed) == len(statistics["usage_rate_per_level"]):
+        counts = ", ".join(str(used) for _, used, _ in collapsed)
+        says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"
+        return [f"all {len(collapsed)} levels have collapsed: {counts} of {collapsed[0][2]} codes are used, so an ID "
+                f"says {says} about its item; {advice}"]
+    return [f"level {level} has collapsed: {used} of {codes} codes are used, so its code says "
+            f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]
 
 
 def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
@@ -54,7 +91,7 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
         groups: how many prefixes, taken evenly over those that at least two items share.
         members: how many items of each.
     """
-    codes = codes.reshape(len(codes), -1)
+    codes = torch.as_tensor(codes).reshape(len(codes), -1)
     prefixes = codes[:, :max(1, codes.shape[1] - 1)]
     distinct, group_of, sizes = prefixes.unique(dim=0, return_inverse=True, return_counts=True)
     shared = (sizes >= min(3, int(sizes.max()))).nonzero()[:, 0]

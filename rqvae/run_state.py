@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from . import checkpoint
+from . import checkpoint, distributed
 from .functional import perplexity
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
@@ -81,6 +81,8 @@ class RunState:
         """
         lr = self.optimizer.param_groups[0]["lr"]
         row = {"epoch": self.epoch, "global_step": self.global_step, "lr": lr, "seconds": round(seconds, 3)}
+        self.means.reduce()
+        validation.reduce()
         row.update(self.means.values())
         row.update(validation.values())
         row.update(self.means.code_use())
@@ -101,6 +103,9 @@ class RunState:
 
     def save(self, path) -> None:
         """Write the run to `path`, in Lightning's format, with what Lightning does not keep beside it."""
+        self.means.reduce()
+        if distributed.rank():
+            return
         extra = {
             "format": FORMAT,
             "notes": self.notes,
@@ -166,7 +171,8 @@ class RunState:
         self.epoch, self.batch = int(extra["epoch"]), int(extra["batch"])
         self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
         self.best, self.history = float(extra["best"]), list(extra["history"])
-        self.means.load_state_dict(extra["means"])
+        if not distributed.rank():              # the file has the sums of all processes
+            self.means.load_state_dict(extra["means"], next(self.model.parameters()).device)
         if self.model.assign is not None:
             self.model.assign.load_state_dict(extra["assign"])
         if not self.batch:
@@ -207,6 +213,16 @@ class Means:
         self.sums = {}              # name -> () tensor
         self.code_counts = None     # (L, K)
 
+    def reduce(self) -> None:
+        """Turn the sums of this process into those of all: once, at the end."""
+        if distributed.world_size() == 1:
+            return
+        parts = [*self.sums.values(), *([] if self.code_counts is None else [self.code_counts])]
+        samples = torch.tensor(self.samples, device=parts[0].device if parts else None)
+        for part in (samples, *parts):
+            distributed.sum_(part)
+        self.samples = int(samples)
+
     def add(self, model, batch) -> None:
         """Take what `model` logged for `batch`, weighted by its number of samples."""
         logged, model.logged = model.logged, {}
@@ -217,7 +233,8 @@ class Means:
             if name == "semantic_ids":
                 self._count_codes(value, model.quantizer.num_embeddings)
             else:
-                self.sums[name] = self.sums.get(name, 0) + value * size
+                # A process without a row of this batch has no mean to add.
+                self.sums[name] = self.sums.get(name, 0) + (value * size if size else torch.zeros_like(value))
 
     def values(self) -> dict:
         """name -> mean, plain floats."""
@@ -235,8 +252,10 @@ class Means:
     def state_dict(self) -> dict:
         return dict(vars(self))
 
-    def load_state_dict(self, state) -> None:
-        vars(self).update(state)
+    def load_state_dict(self, state, device) -> None:
+        self.samples, self.batches = int(state["samples"]), int(state["batches"])
+        self.sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self.code_counts = None if state["code_counts"] is None else state["code_counts"].to(device)
 
     def _count_codes(self, codes, num_embeddings):
         codes = codes.reshape(len(codes), -1)                                   # (B, L)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from . import distributed
 from .files import remove_stale_temporaries, write_atomically
 from .inference import evaluating, model_device, resolve_device
 from .progress import EpochReport
-from .run_state import Means, RunState, in_epoch, to_device
+from .run_state import Means, RunState, batch_size, in_epoch, to_device
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 
@@ -88,8 +89,10 @@ def fit(
                    notes=notes, fused=fused)
     if resume_from is not None:
         run.restore(resume_from)
-    folder = _prepare(checkpoint_dir, run.history)
-    with contextlib.closing(EpochReport(max_epochs, run, progress)) as report:
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    _prepare(folder, run.history)
+    distributed.broadcast(model.state_dict().values())
+    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank())) as report:
         if val_dataloader is None:
             report.say("no validation items: the learning rate and best.ckpt follow train_loss")
         while run.epoch < max_epochs:
@@ -98,12 +101,13 @@ def fit(
             for batch_idx, batch in run.batches():
                 run.optimizer.zero_grad()
                 loss = model.training_step(batch, batch_idx)
-                _stop_if_not_finite(loss, run)
                 loss.backward()
+                loss = distributed.average_gradients(model.parameters(), loss, batch_size(batch))
+                _stop_if_not_finite(loss, run)
                 run.optimizer.step()
                 run.count(batch)
                 report.batch(loss)
-                if stop is not None and stop():
+                if stop is not None and distributed.any_of(stop(), loss.device):
                     run.mark()
                     raise TrainingInterrupted(_save(run, folder, "last.ckpt"))
             if not run.means.samples:
@@ -130,14 +134,13 @@ def _validate(model, dataloader, stop):
             batch = to_device(batch, model_device(model))
             model.validation_step(batch, batch_idx)
             means.add(model, batch)
-            if stop is not None and stop():
+            if stop is not None and distributed.any_of(stop(), model_device(model)):
                 return None
     return means
 
 
 def _stop_if_not_finite(loss, run):
     """On the CPU every loss is looked at; on a GPU their sum is, now and then: looking waits for it."""
-    loss = loss.detach()
     if loss.device.type != "cpu":
         if (run.batch + 1) % STEPS_BETWEEN_CHECKS:
             return
@@ -148,20 +151,18 @@ def _stop_if_not_finite(loss, run):
             "reach a checkpoint; lower the learning rate, or look for extreme values in the features")
 
 
-def _prepare(checkpoint_dir, history):
-    """The folder, made ready: tidied of a killed writer's leavings, `metrics.jsonl` as far as the run is."""
-    if checkpoint_dir is None:
-        return None
-    folder = Path(checkpoint_dir)
+def _prepare(folder, history):
+    """Tidy the folder of a killed writer's leavings, and bring `metrics.jsonl` to where the run is."""
+    if folder is None or distributed.rank():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(folder)
     lines = "".join(json.dumps(row) + "\n" for row in history)
     write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
-    return folder
 
 
 def _append_line(folder, row):
-    if folder is not None:
+    if folder is not None and not distributed.rank():
         with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -74,13 +74,14 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--pairs", help="(P, 2) row numbers that belong together, .npy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split-seed", type=int, default=99, help="decides which tenth is held out")
     parser.add_argument("--only", choices=["all", "held-out"])
     arguments, options = parser.parse_known_args()
     options = [option for option in options if option != "--"]
     torch.set_num_threads(1)
     features = torch.from_numpy(np.load(arguments.data)).float()
     pairs = None if arguments.pairs is None else np.load(arguments.pairs)
-    order = np.random.default_rng(99).permutation(len(features))
+    order = np.random.default_rng(arguments.split_seed).permutation(len(features))
     out, kept = order[:len(order) // 10], order[len(order) // 10:]
     for seed in arguments.seeds:
         if arguments.only != "held-out":

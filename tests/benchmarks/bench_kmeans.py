@@ -34,7 +34,8 @@ def faiss(x, codes, iterations):
     faiss.omp_set_num_threads(1)
 
     def run():
-        trainer = faiss.Kmeans(x.shape[1], codes, niter=iterations, seed=0, max_points_per_centroid=len(x))
+        trainer = faiss.Kmeans(x.shape[1], codes, niter=iterations, seed=0,
+                               min_points_per_centroid=1, max_points_per_centroid=len(x))
         trainer.train(x.numpy())
         return torch.from_numpy(trainer.centroids)
 

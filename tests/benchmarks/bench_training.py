@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 
-from pairs import heading, interleave, line, missing, parse, row
+from pairs import device_name, heading, interleave, line, missing, parse, row
 
 import torch
 from torch import nn
@@ -18,12 +18,13 @@ from rqvae import FeatureLoader, RqVae, fit
 from rqvae.run_state import to_device
 
 WARM = 3            # batches of a run before its clock starts
-TARGETS = {         # batch size -> (exact, fast, bf16) against Lightning, fraction of the floor
-    32: (">= 1.3", ">= 1.8", "", ">= 0.55"),
-    256: ("", ">= 1.25", "", ">= 0.88"),
-    1024: ("", ">= 1.1", ">= 1.9", ">= 0.88"),
-    8192: ("", "", "", ">= 0.88"),
+TARGETS = {         # batch size -> mode -> against Lightning; floor: as a fraction of it
+    32: {"exact": ">= 1.3", "fast": ">= 1.8", "floor": ">= 0.55"},
+    256: {"fast": ">= 1.25", "floor": ">= 0.88"},
+    1024: {"fast": ">= 1.1", "bf16": ">= 1.9", "floor": ">= 0.88"},
+    8192: {"floor": ">= 0.88"},
 }
+GPU_TARGETS = {1024: {"fast": ">= 3", "compiled": ">= 10"}, 8192: {"compiled": ">= 8"}}
 
 
 class Clocked:
@@ -160,29 +161,55 @@ def measure(batch_size, arguments):
         "bare": bare(features, batch_size, steps, device),
         "floor": floor(batch_size, steps, device),
     }
-    if "amp" in inspect.signature(fit).parameters:
+    offered = inspect.signature(fit).parameters
+    if "amp" in offered:
         works["bf16"] = fitted(features, batch_size, steps, device, fused=True, amp=True)
+    if "compile" in offered and arguments.compile:
+        works["compiled"] = fitted(features, batch_size, steps, device, fused=True, compile=True)
     peer = lightning(features, batch_size, steps, device)
     if peer:
         works["lightning"] = peer
     seconds = interleave(works, arguments.pairs, device)
-    exact, fast, bf16, fraction = TARGETS.get(batch_size, ("",) * 4)
     rate = batch_size * steps
-    for name, target in (("exact", exact), ("fast", fast), ("bf16", bf16)):
+    goals = (GPU_TARGETS if torch.device(device).type == "cuda" else TARGETS).get(batch_size, {})
+    for name in ("exact", "fast", "bf16", "compiled"):
         words = f"Lightning over fit {name}, batch {batch_size}"
         if name not in works:
-            line(words, value="not measured", target=f"{target}   (fit has no amp)")
+            line(words, value="not measured", target=goals.get(name, ""))
         elif peer:
-            row(words, seconds, name, "lightning", target=target, rate=rate)
+            row(words, seconds, name, "lightning", target=goals.get(name, ""), rate=rate)
         else:
-            missing(words, "pytorch-lightning", target)
+            missing(words, "pytorch-lightning", goals.get(name, ""))
     row(f"fit fast over the bare loop, batch {batch_size}", seconds, "fast", "bare", target="<= 1.05",
         rate=rate, inverted=True)
-    row(f"fraction of the floor, batch {batch_size}", seconds, "fast", "floor", target=fraction, rate=rate)
+    row(f"fraction of the floor, batch {batch_size}", seconds, "fast", "floor", target=goals.get("floor", ""),
+        rate=rate)
+
+
+def tf32(arguments, batch_size=65_536):
+    """Matrix products in TF32 against fp32, the distances included: a GPU's ceiling for the option."""
+    words, target = f"fp32 over TF32, fast, batch {batch_size}", ">= 3"
+    if torch.device(arguments.device).type != "cuda":
+        line(words, value="not measured", target=target)
+        return
+    run = fitted(torch.randn(batch_size, 768), batch_size, 20, arguments.device, fused=True)
+
+    def with_precision(precision):
+        def work():
+            torch.set_float32_matmul_precision(precision)
+            try:
+                return run()
+            finally:
+                torch.set_float32_matmul_precision("highest")
+        return work
+
+    seconds = interleave({"tf32": with_precision("high"), "fp32": with_precision("highest")}, arguments.pairs)
+    row(words, seconds, "tf32", "fp32", target=target, rate=20 * batch_size)
 
 
 if __name__ == "__main__":
-    arguments = parse(__doc__, batch_sizes=[32, 256, 1024, 8192], samples=8192)
-    heading("Training, samples a second")
+    arguments = parse(__doc__, batch_sizes=[32, 256, 1024, 8192], samples=8192, compile=0)
+    heading(f"Training on {device_name(arguments.device)}, samples a second")
     for batch_size in arguments.batch_sizes:
         measure(batch_size, arguments)
+    tf32(arguments)

@@ -23,7 +23,7 @@ import torch
 
 torch.set_num_threads(1)
 
-COLUMNS = "{:<60} {:>12} {:>12}   {:<20} {}"
+COLUMNS = "{:<64} {:>12} {:>12}   {:<20} {}"
 
 
 def parse(description, **options):
@@ -73,6 +73,13 @@ def interleave(works, pairs, device="cpu") -> dict:
         for name in list(works)[::-1 if number % 2 else 1]:
             seconds[name].append(cost(works[name], device))
     return seconds
+
+
+def device_name(device) -> str:
+    """The card's name, or the CPU's threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU, {torch.get_num_threads()} thread"
 
 
 def heading(title, ours="ours", peer="peer") -> None:

@@ -1,0 +1,125 @@
+"""Several processes as one: rank, sums, gathering. Alone, every function does nothing and torch.distributed
+is not even imported.
+
+Work is dealt out by turns: of a batch of B rows, the process of rank r has the rows r, r + world, ...
+
+Shapes:  B rows of the whole batch   b rows of it that this process has
+"""
+
+import contextlib
+import os
+
+import torch
+
+_group = None           # torch.distributed once `process_group` has started it
+
+
+def rank() -> int:
+    """Number of this process, 0 when alone."""
+    return _group.get_rank() if _group else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 when alone."""
+    return _group.get_world_size() if _group else 1
+
+
+@contextlib.contextmanager
+def process_group(device):
+    """Join the processes that `torchrun` started, while the block lasts; alone, do nothing.
+
+    Args:
+        device: of this process; NCCL joins GPUs, gloo everything else.
+    """
+    global _group
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield
+        return
+    import torch.distributed
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _group = torch.distributed
+    try:
+        yield
+    finally:
+        _group = None
+        torch.distributed.destroy_process_group()
+
+
+def local_device(device) -> torch.device:
+    """The GPU of this process where `torchrun` started several on a machine; else `device` itself."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def restarted() -> bool:
+    """Did `torchrun --max-restarts` start this process again after a failure?"""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def own_share(rows: torch.Tensor) -> torch.Tensor:
+    """This process's rows of something that all processes have: (B, ...) -> (b, ...)."""
+    return rows[rank()::world_size()] if _group else rows
+
+
+def gather(rows: torch.Tensor) -> torch.Tensor:
+    """The opposite of `own_share`: everyone's rows, in order: (b, ...) -> (B, ...), without gradient."""
+    if not _group:
+        return rows
+    rows = rows.detach().contiguous()
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
+    counts[rank()] = len(rows)
+    counts = sum_(counts).tolist()
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[:len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    _group.all_gather(parts, padded)
+    out = rows.new_empty((sum(counts), *rows.shape[1:]))
+    for place, (part, count) in enumerate(zip(parts, counts)):
+        out[place::world_size()] = part[:count]
+    return out
+
+
+def sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if _group:
+        _group.all_reduce(tensor)
+    return tensor
+
+
+def any_of(flag: bool, device="cpu") -> bool:
+    """Does any process say so?"""
+    return bool(sum_(torch.tensor([float(flag)], device=device))) if _group else flag
+
+
+def broadcast(tensors) -> None:
+    """Give every process the tensors of rank 0, in place."""
+    if _group:
+        for tensor in tensors:
+            _group.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters, loss, rows):
+    """Gradients and loss of the whole batch's mean, from means over each process's rows.
+
+    Args:
+        parameters: with gradients of `loss`; every process has the same ones.
+        loss: (), the mean over this process's rows.
+        rows: how many those are, 0 included.
+
+    Returns:
+        (), the loss of the whole batch, without gradient.
+    """
+    loss = loss.detach()
+    if not _group:
+        return loss
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    own = loss * rows if rows else torch.zeros_like(loss)
+    flat = torch.cat([gradient.flatten() * rows for gradient in gradients] + [own[None], own.new_tensor([rows])])
+    sum_(flat)
+    flat = flat[:-1] / flat[-1]
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start:start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()
+    return flat[-1]
