@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from .collisions import collision_report
+from .codes import as_codes
+from .collisions import collision_ranks, collision_report
 from .console import percent
 from .evaluation import code_statistics, row_keys
 from .inference import evaluating, model_device
@@ -56,15 +58,15 @@ HEALTHY = {
 
 QUESTIONS = {
     "kept": ("How much of an item does its ID keep?",
-             "The error of the features rebuilt from the ID: 0 is perfect, 1 is no better than calling every item "
-             "average."),
+             "Error of the features rebuilt from the ID: 0 is perfect, 1 is no better than taking each item for average. "
+             "Items held out took no part in training; they tell how new items will fare."),
     "used": ("Are all codes in use?",
              "Perplexity is the number of codes that a level uses in effect: all, if each has as many items."),
     "apart": ("Does every item have an ID of its own?",
-              "A collision is two items with one ID. The rate is 0 if all IDs differ."),
+              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ."),
     "alike": ("Do similar items get similar IDs?",
-              "Neighbours found: of an item's 10 most similar items, the share that its ID finds again. Lift: how many "
-              "times more of the start of their IDs such items share than two random items do."),
+              "Neighbours found: of an item's 10 most similar items, the share that the IDs alone find again. "
+              "Lift: how many times longer a beginning of the ID they share than two random items do."),
 }
 
 
@@ -137,7 +139,7 @@ def row_errors(features, codes, model=None):
 
 def decoded(model, codes) -> torch.Tensor:
     """What IDs (B, L) stand for: (B, D) on the CPU."""
-    codes = codes.to(model_device(model))
+    codes = torch.as_tensor(codes).to(model_device(model))
     with evaluating(model):
         return model.decode(codes[:, 0] if codes.shape[1] == 1 else codes).cpu()
 
@@ -157,6 +159,16 @@ def resolving_cost(model, features, before, after, moved) -> float:
         worse, better = ((items - decoded(model, codes[rows]).double()).square().sum() for codes in (after, before))
         rise += (worse - better).item()
     return rise / spread if spread else 0.0
+
+
+def is_suffix(codes) -> bool:
+    """Whether the last column of IDs (N, L) counts the items of a collision: 0, 1, 2, ... as TIGER has it, or 1, 2,
+    ... and 0 for items without one as GRID has it."""
+    codes = as_codes(codes)
+    if codes.shape[1] == 1:
+        return False
+    rank, size = collision_ranks(codes[:, :-1])
+    return np.array_equal(codes[:, -1], rank) or np.array_equal(codes[:, -1], np.where(size > 1, rank + 1, 0))
 
 
 def _bits(codes, num_embeddings):

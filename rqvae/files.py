@@ -49,9 +49,13 @@ def write_atomically(path, write) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)       # numpy's short writes carry no errno
-        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save buries it in its own
+        if not isinstance(cause, OSError):
+            raise
+        # numpy's short writes carry no errno
+        reason = cause.strerror or f"it could not be written whole, as on a full disk ({cause})"
+        raise OSError(cause.errno or errno.EIO, reason, str(path)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

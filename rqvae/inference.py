@@ -51,10 +51,10 @@ def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
         ValueError: the device is not there, or the loader has no rows.
     """
     model.to(resolve_device(device))
-    found = bytearray()         # in one piece: a tensor a chunk would scatter over the heap, which then grows
+    found = bytearray()     # in one piece: a small tensor for each chunk would fragment the heap
     with evaluating(model):
         chunks = fixed_chunks(map(operator.itemgetter("features"), dataloader))
-        for ids in map(partial(chunk_ids, model), chunks):      # maps hold on to nothing that they passed
+        for ids in map(partial(chunk_ids, model), chunks):  # unlike a loop, map holds no chunk
             found.extend(ids.numpy())
     if not found:
         raise ValueError("the loader yields no batch; pass at least one item")
@@ -69,7 +69,7 @@ def chunk_ids(model, rows) -> torch.Tensor:
 
 
 def fixed_chunks(batches):
-    """Re-cut an iterable of (B, D) tensors into chunks of ROWS_PER_CHUNK rows, the last one shorter."""
+    """Re-cut (B, D) tensors into chunks of ROWS_PER_CHUNK rows, the last one shorter."""
     held, count = [], 0
     for rows in batches:
         while count + len(rows) >= ROWS_PER_CHUNK:
@@ -79,7 +79,7 @@ def fixed_chunks(batches):
         if len(rows):
             held.append(rows.clone())
             count += len(rows)
-        rows = part = None      # a view would keep this whole batch in memory while the next one is read
+        rows = part = None      # views, which keep the batch while the next one is read
     if held:
         yield torch.cat(held)
 

@@ -5,6 +5,8 @@ Shapes:  N items   L levels
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 
 from .assessment import QUESTIONS, codes_of, per_level
@@ -15,19 +17,23 @@ COLLAPSED = 0.5         # a level that uses less than this share of its codes ha
 
 
 def report_text(measures) -> str:
-    """Measures as lines for a terminal: by question, each beside what is healthy, and then what to change."""
-    rows = table(["", "here", "healthy", ""], [[f"  {m.label}", m.value, m.healthy, m.verdict] for m in measures])
+    """Measures as lines for a terminal: by question, each beside what is healthy, and at the end what to change."""
+    rows = table(["", "here", "healthy", "verdict"],
+                 [[f"  {m.label}", m.value, m.healthy, m.verdict] for m in measures])
     header, *rows = rows.split("\n")
     lines, question = [header], None
     for measure, row in zip(measures, rows):
         if measure.question != question:
             question = measure.question
-            lines += ["", QUESTIONS[question][0], f"  {QUESTIONS[question][1]}"]
+            title, words = QUESTIONS[question]
+            lines += ["", title, textwrap.fill(words, 98, initial_indent="  ", subsequent_indent="  ")]
         lines.append(row)
-    remedies = {m.remedy: m for m in reversed(measures) if m.remedy}
-    if remedies:
-        lines += ["", "What to change:"]
-        lines += [f"  {m.label} is {m.verdict}: {m.remedy}" for m in reversed(remedies.values())]
+    missed = {}
+    for measure in measures:
+        if measure.remedy:
+            missed.setdefault(measure.remedy, []).append(measure.label)
+    if missed:
+        lines += ["", "What to change", *(f"  {', '.join(labels)}: {remedy}" for remedy, labels in missed.items())]
     return "\n".join(lines)
 
 
@@ -40,7 +46,7 @@ def prefix_table(codes) -> str:
         name = "whole ID" if length == codes.shape[1] else "first code" if length == 1 else f"first {length} codes"
         rows.append([name, f"{found['distinct_ids']:,}", f"{found['colliding_items']:,}",
                      percent(found["colliding_items"] / found["items"]), f"{found['largest_collision']:,}"])
-    return table(["items that share the", "groups", "items in company", "share", "largest group"], rows)
+    return table(["how items divide by the", "groups", "items that share one", "of all", "largest group"], rows)
 
 
 def summary(statistics, collisions, relative_mse=None) -> str:

@@ -9,25 +9,19 @@ Shapes:  N items   L levels   K codes of a level
 
 from __future__ import annotations
 
-import html
 import math
-import re
-from typing import NamedTuple
 
 import numpy as np
 
+from .charts import (CURVE_BUCKETS, STRIPS, Curve, bar, chart, code_axis, counted, epoch_curves, escaped, evenly,
+                     figure, html_table, in_numbers, over_epochs, whole_axis)
+from .console import percent
 from .files import write_atomically
+from .prefix_tree import Tree, first_codes, id_order
 
 VERDICTS = ("good", "fair", "poor", "")
-FIRST_CODES, SUB_PREFIXES, NAMES = 24, 8, 6     # how much of the prefix tree is shown
-LONGEST = 90            # characters of a name
 TABLE_ROWS = 40         # epochs in the table
-CURVE_BUCKETS = 200     # stretches of a long curve, each drawn by two points
-STRIPS = 64             # places of a chart that answer the pointer
-LOG_SPAN = 30           # a curve whose values differ by more than this factor gets a log scale
 CLIP = 4                # top of the charts of use, times the even number of items
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 _STYLE = """
 :root{color-scheme:light;--paper:#f6f6f4;--card:#fff;--ink:#1b2026;--soft:#59626c;--line:#e0e3e6;
@@ -115,7 +109,8 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
         title: a few words, for the heading.
         description: a sentence on the items and the model.
         metrics: rows (label, value, what a healthy tokenizer has or "", one of VERDICTS).
-        history: what `training.fit` returned; may be empty, and any figure may be missing in it.
+        history: what `training.fit` returned; may be empty, and any figure may be missing in it. A row with
+            "chosen" is that of the checkpoint.
         codes: (N,) or (N, L) int64, array or tensor.
         names: of the items, in row order; their row numbers if None.
         num_embeddings: K.
@@ -128,20 +123,20 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
     if names is not None and len(names) != len(codes):
         raise ValueError(f"names must hold one entry for each of the {len(codes)} items, "
                          f"got {len(names)}")
-    tree = Tree(codes, *_id_order(codes), names)
+    tree = Tree(codes, *id_order(codes), names)
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)}</title>
+<title>{escaped(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <header>
-<h1>{_text(title)}</h1>
-<p class="soft">{_text(description)}</p>
+<h1>{escaped(title)}</h1>
+<p class="soft">{escaped(description)}</p>
 <nav aria-label="Sections"><a href="#training">Training</a><a href="#use">Use of the codes</a>
 <a href="#prefixes">Shared prefixes</a><a href="#items">Items by first code</a></nav>
 </header>
@@ -150,7 +145,7 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
 <section id="training"><h2>Training</h2>{_training(history, num_embeddings)}</section>
 <section id="use"><h2>Use of the codes</h2>{_use(codes, num_embeddings)}</section>
 <section id="prefixes"><h2>Shared prefixes</h2>{_prefixes(tree, num_embeddings)}</section>
-<section id="items"><h2>Items by first code</h2>{_first_codes(tree)}</section>
+<section id="items"><h2>Items by first code</h2>{first_codes(tree)}</section>
 </main>
 </body>
 </html>
@@ -170,18 +165,16 @@ def _checked_codes(codes, num_embeddings) -> np.ndarray:
     return codes.reshape(len(codes), -1).astype(np.int64, copy=False)
 
 
-# ----------------------------------------------------------------------------------------- sections
-
 def _tiles(metrics) -> str:
     tiles = []
     for label, value, healthy, verdict in metrics:
         if verdict not in VERDICTS:
             raise ValueError(f"the verdict on {label} is {verdict!r}; it must be one of {VERDICTS}")
-        tiles.append(f'<div><dt>{_text(label)}</dt><dd class="value">{_text(value)}</dd>')
+        tiles.append(f'<div><dt>{escaped(label)}</dt><dd class="value">{escaped(value)}</dd>')
         if verdict:
             tiles.append(f'<dd class="verdict {verdict}">{verdict}</dd>')
         if healthy:
-            tiles.append(f'<dd class="healthy">healthy: {_text(healthy)}</dd>')
+            tiles.append(f'<dd class="healthy">healthy: {escaped(healthy)}</dd>')
         tiles.append("</div>")
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
 
@@ -190,40 +183,42 @@ def _training(history, num_embeddings) -> str:
     if not history:
         return '<p class="soft">There is no record of how this model was trained.</p>'
     seconds = sum(row.get("seconds", 0) for row in history)
-    words = f"{_count(len(history), 'epoch')} in {seconds:,.0f} s."
-    loss = _curves(history, {"train_loss": "train", "val_loss": "validation"})
-    best = None
-    if loss:
-        best, lowest = min(loss[-1].points, key=lambda point: point[1])
-        words += (f" The {loss[-1].label} loss was lowest after epoch {best:,}: {_figure(lowest)}"
+    words = f"{counted(len(history), 'epoch')} in {seconds:,.0f} s."
+    loss = epoch_curves(history, {"train_loss": "train", "val_loss": "validation"})
+    chosen = next((row["epoch"] + 1 for row in history if row.get("chosen")), None)
+    if chosen is not None:
+        words += f" This checkpoint is of epoch {chosen:,}{', the dashed line' if len(history) > 1 else ''}."
+    elif loss:
+        chosen, lowest = min(loss[-1].points, key=lambda point: point[1])
+        words += (f" The {loss[-1].label} loss was lowest after epoch {chosen:,}: {figure(lowest)}"
                   f"{', at the dashed line' if len(history) > 1 else ''}.")
-    recon = _curves(history, {"train_recon_loss": "train", "val_recon_loss": "validation"})
+    recon = epoch_curves(history, {"train_recon_loss": "train", "val_recon_loss": "validation"})
     charts = [
-        _over_epochs("Loss", "All that training lowers: errors of reconstruction and of "
-                     "quantization.", loss, mark=best),
-        _over_epochs("Reconstruction loss", "The part of it that compares the features with their "
-                     "reconstruction.", recon, mark=best),
-        _over_epochs("Perplexity", "How many codes a level uses in effect: all "
+        over_epochs("Loss", "All that training lowers: errors of reconstruction and of "
+                     "quantization.", loss, mark=chosen),
+        over_epochs("Reconstruction loss", "The part of it that compares the features with their "
+                     "reconstruction.", recon, mark=chosen),
+        over_epochs("Perplexity", "How many codes a level uses in effect: all "
                      f"{num_embeddings:,} if it used them alike.",
-                     _curves(history, {"perplexity": "level"}), least=num_embeddings),
-        _over_epochs("Learning rate", "", _curves(history, {"lr": ""}), least=0, css="thin"),
+                     epoch_curves(history, {"perplexity": "level"}), least=num_embeddings),
+        over_epochs("Learning rate", "", epoch_curves(history, {"lr": ""}), least=0, css="thin"),
     ]
     return (f'<p class="soft">{words}</p><div class="charts">{"".join(charts)}</div>'
-            + _numbers(_history_table(history, best)))
+            + in_numbers(_history_table(history, chosen)))
 
 
-def _history_table(history, best) -> str:
-    """TABLE_ROWS epochs, with the first, the last and the best."""
-    places = {*_evenly(0, len(history), TABLE_ROWS),
-              *(place for place, row in enumerate(history) if row["epoch"] + 1 == best)}
+def _history_table(history, chosen) -> str:
+    """TABLE_ROWS epochs, with the first, the last and the one that was chosen."""
+    places = {*evenly(0, len(history), TABLE_ROWS),
+              *(place for place, row in enumerate(history) if row["epoch"] + 1 == chosen)}
     columns = [name for name in ("lr", "train_loss", "val_loss", "train_recon_loss",
                                  "val_recon_loss", "codes_used", "perplexity")
                if any(name in row for row in history)]
     rows = [[history[place]["epoch"] + 1, *(
-        _figure(history[place].get(name), padded=name != "lr") for name in columns)]
+        figure(history[place].get(name), padded=name != "lr") for name in columns)]
         for place in sorted(places)]
     caption = "All epochs" if len(rows) == len(history) else f"{len(rows)} of {len(history)} epochs"
-    return _table(caption, ["epoch", *(name.replace("_", " ") for name in columns)], rows)
+    return html_table(caption, ["epoch", *(name.replace("_", " ") for name in columns)], rows)
 
 
 def _use(codes, num_embeddings) -> str:
@@ -242,7 +237,7 @@ def _use(codes, num_embeddings) -> str:
     return ('<p class="soft">The items on each code, from the most used code to the least used. '
             "The closer to the dashed line, on which all codes are used alike, the more an item's "
             f"code says.</p><div class=\"charts small\">{''.join(charts)}</div>"
-            + _numbers(_table("Items on the codes, by order of use", header, rows)))
+            + in_numbers(html_table("Items on the codes, by order of use", header, rows)))
 
 
 def _use_chart(name, summary, counts, even, top) -> str:
@@ -252,17 +247,17 @@ def _use_chart(name, summary, counts, even, top) -> str:
         summary += (f". The most used, with {counts[0]:,} items, reaches" if beyond == 1 else
                     f". The {beyond:,} most used, with up to {counts[0]:,} items, reach")
         summary += " beyond the chart"
-    ends = [*_evenly(0, len(counts), 2 * CURVE_BUCKETS), len(counts)]
+    ends = [*evenly(0, len(counts), 2 * CURVE_BUCKETS), len(counts)]
     points = [(0, 0)]
     for begin, end in zip(ends, ends[1:]):
         points += [(begin, counts[begin]), (end, counts[begin])]
     curves = [Curve("", "accent", [*points, (len(counts), 0)], "area"),
               Curve("even", "soft", [(0, even), (len(counts), even)], "mark")]
-    ends = [*_evenly(0, len(counts), STRIPS), len(counts)]
+    ends = [*evenly(0, len(counts), STRIPS), len(counts)]
     hits = [((begin + end) / 2, f"{counts[begin]:,} items on the code that is number {begin + 1:,} "
              "by use") for begin, end in zip(ends, ends[1:])]
-    axes = _code_axis(len(counts)), _whole_axis(0, top)
-    return _chart(name, summary + ".", curves, axes, x_name="codes", hits=hits)
+    axes = code_axis(len(counts)), whole_axis(0, top)
+    return chart(name, summary + ".", curves, axes, x_name="codes", hits=hits)
 
 
 def _perplexity(counts) -> float:
@@ -278,7 +273,7 @@ def _prefixes(tree, num_embeddings) -> str:
         sizes = np.diff(starts, append=items)
         shared = int(sizes[sizes > 1].sum())
         words = f"first {length} codes" if length > 1 else "first code"
-        share = f"{_bar(shared / items)}<span>{_percent(shared / items)}</span>"
+        share = f"{bar(shared / items)}<span>{percent(shared / items)}</span>"
         rows.append([words if length < levels else "whole ID", f'<div class="share">{share}</div>',
                      f"{shared:,}", f"{len(sizes):,}",
                      f"{min(num_embeddings ** length, items):,}", f"{sizes.max():,}"])
@@ -286,314 +281,4 @@ def _prefixes(tree, num_embeddings) -> str:
               "most items on one"]
     return ('<p class="soft">Items that are alike should share their first codes. Items that share '
             "their whole ID collide: nothing tells them apart.</p>"
-            + _table("Items that share the start of their ID", header, rows))
-
-
-# --------------------------------------------------------------------------------- the prefix tree
-
-class Tree(NamedTuple):
-    codes: np.ndarray       # (N, L)
-    order: np.ndarray       # (N,) rows by ID
-    starts: list            # for each prefix length, where in `order` a new prefix begins
-    names: list             # by row, or None
-
-
-def _id_order(codes):
-    """`order` and `starts` of a Tree."""
-    order = np.lexsort(codes.T[::-1])
-    new, starts = np.zeros(len(codes), bool), []
-    new[0] = True
-    for level in codes.T:
-        ordered = level[order]
-        new[1:] |= ordered[1:] != ordered[:-1]
-        starts.append(np.flatnonzero(new))
-    return order, starts
-
-
-def _first_codes(tree) -> str:
-    groups, rest = _largest_groups(tree, 0, (0, len(tree.order)), FIRST_CODES)
-    blocks = []
-    for begin, end in groups:
-        preview = ", ".join(_name(tree, place) for place in _evenly(begin, end, 3))
-        inside = _sub_prefixes(tree, (begin, end)) if len(tree.starts) > 1 else \
-            f"<div>{_items(tree, (begin, end), SUB_PREFIXES * NAMES)}</div>"
-        blocks.append(
-            f'<details class="code"{"" if blocks else " open"}><summary>'
-            f"<b>{_prefix(tree, begin, 1)}</b>{_bar((end - begin) / (groups[0][1] - groups[0][0]))}"
-            f'<span>{_count(end - begin, "item")}</span><span class="preview">{preview}</span>'
-            f'</summary><div class="groups">{inside}</div></details>')
-    words = "The first codes that most items have, and a few of their items, taken evenly."
-    if len(tree.starts) > 1:
-        words += " Open one for the groups that its second codes make."
-    if len(tree.starts) > 2:
-        words += " A number before a name completes its ID; ×3 means that three items have it."
-    return f'<p class="soft">{words}</p>{"".join(blocks)}{_more(rest, "first code")}'
-
-
-def _sub_prefixes(tree, bounds) -> str:
-    groups, rest = _largest_groups(tree, 1, bounds, SUB_PREFIXES)
-    return "".join(
-        f'<div><h3><b>{_prefix(tree, begin, 2)}</b><span class="soft">'
-        f'{_count(end - begin, "item")}</span></h3>{_items(tree, (begin, end), NAMES)}</div>'
-        for begin, end in groups) + _more(rest, "second code")
-
-
-def _largest_groups(tree, level, bounds, limit):
-    """`(begin, end)` in `order` of the largest groups between bounds, and the numbers left out."""
-    starts = tree.starts[level]
-    starts = starts[slice(*np.searchsorted(starts, bounds))]
-    sizes = np.diff(starts, append=bounds[1])
-    largest = np.argsort(-sizes, kind="stable")[:limit]
-    groups = [(int(starts[group]), int(starts[group] + sizes[group])) for group in largest]
-    return groups, (len(sizes) - len(groups), int(sizes.sum() - sizes[largest].sum()))
-
-
-def _items(tree, bounds, limit) -> str:
-    """Items of a group, in the order of their IDs, with the codes that tell them apart."""
-    ends = tree.starts[-1]
-    lines = []
-    for place in _evenly(*bounds, limit):
-        rest = " ".join(map(str, tree.codes[tree.order[place], 2:]))
-        id_ = np.searchsorted(ends, place, "right")
-        alike = (ends[id_] if id_ < len(ends) else len(tree.order)) - ends[id_ - 1]
-        shared = f' <span class="soft" title="{alike:,} items share this ID">×{alike:,}</span>'
-        lines.append(f'<li>{f"<code>{rest}</code>" if rest else ""}<span>{_name(tree, place)}'
-                     f'{shared if rest and alike > 1 else ""}</span></li>')
-    more = bounds[1] - bounds[0] - len(lines)
-    if more:
-        lines.append(f'<li class="soft">and {more:,} more</li>')
-    return f'<ul>{"".join(lines)}</ul>'
-
-
-def _prefix(tree, place, length) -> str:
-    return " ".join(map(str, tree.codes[tree.order[place], :length]))
-
-
-def _name(tree, place) -> str:
-    """An item's name, kept apart from the direction in which the text around it is read."""
-    row = int(tree.order[place])
-    name = "" if tree.names is None else _text(tree.names[row] or "", LONGEST)
-    return f"<bdi>{name}</bdi>" if name else f"row {row}"
-
-
-def _more(rest, noun) -> str:
-    groups, items = rest
-    return f'<p class="soft">and {_count(groups, f"more {noun}")} with ' \
-           f'{_count(items, "item")}</p>' if groups else ""
-
-
-# ------------------------------------------------------------------------------------------- charts
-
-class Curve(NamedTuple):
-    label: str              # written at its end
-    color: str              # a variable of the style
-    points: list            # of (x, y), by x
-    kind: str = "line"      # or "area", "mark"
-
-
-class Axis(NamedTuple):
-    low: float
-    high: float
-    ticks: list
-    log: bool = False
-
-    def at(self, value) -> float:
-        """Where a value stands: 0 at the low end, 1 at the high end."""
-        scale = math.log if self.log else float
-        low, high, value = scale(self.low), scale(self.high), scale(value)
-        return (value - low) / (high - low)
-
-
-def _linear_axis(low, high, count=4) -> Axis:
-    """From a round number to a round number, with ticks at round distances."""
-    if low == high:
-        low, high = min(0, low), max(0, high) or 1
-    rough = (high - low) / count
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = magnitude * next(n for n in (1, 2, 5, 10) if magnitude * n >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return Axis(first * step, last * step, [n * step for n in range(first, last + 1)])
-
-
-def _whole_axis(low, high) -> Axis:
-    """Just from `low` to `high`, with ticks at round integers."""
-    ticks = [int(tick) for tick in _linear_axis(low, high).ticks if tick == int(tick)]
-    return Axis(low, high, [tick for tick in ticks if low <= tick <= high])
-
-
-def _log_axis(low, high) -> Axis:
-    low, high = low / 1.1, high * 1.1
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    steps = (1, 3) if len(decades) < 4 else (1,)
-    ticks = [n * 10.0 ** decade for decade in decades for n in steps]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    return Axis(low, high, ticks[::math.ceil(len(ticks) / 6)], log=True)
-
-
-def _code_axis(num_embeddings) -> Axis:
-    """0 to K, in quarters where those are whole."""
-    if num_embeddings % 4:
-        return _whole_axis(0, num_embeddings)
-    return Axis(0, num_embeddings, [n * num_embeddings // 4 for n in range(5)])
-
-
-def _curves(history, labels) -> list:
-    """A curve over the epochs, counted from 1, for each key that the history has.
-
-    A figure that is a list gives a curve an entry, its label numbered.
-    """
-    curves = []
-    for key, label in labels.items():
-        rows = [(row["epoch"] + 1, row[key]) for row in history if row.get(key) is not None]
-        if rows and isinstance(rows[0][1], (list, tuple)):
-            curves += [(f"{label} {level + 1}", [(epoch, values[level]) for epoch, values in rows])
-                       for level in range(len(rows[0][1]))]
-        else:
-            curves.append((label, rows))
-    finite = [(label, [point for point in points if math.isfinite(point[1])])
-              for label, points in curves]
-    return [Curve(label, f"c{number % 6}", points)
-            for number, (label, points) in enumerate(finite) if points]
-
-
-def _over_epochs(name, text, curves, *, least=None, mark=None, css="") -> str:
-    """A chart of curves over the epochs; "" without any.
-
-    Args:
-        least: the axis goes from 0 to this or further; by default it fits the values.
-        mark: the epoch of a dashed line.
-    """
-    if not curves:
-        return ""
-    values = [value for curve in curves for _, value in curve.points]
-    low, high = min(values), max(values)
-    if least is None:
-        flat = high - low < 5e-3 * abs(high)        # too close for ticks of four digits
-        y = _log_axis(low, high) if 0 < LOG_SPAN * low < high else \
-            _linear_axis(min(0, low) if flat else low, high)
-    else:
-        y = _code_axis(least) if 0 < high <= least else _linear_axis(0, high, 2)
-    epochs = sorted({epoch for curve in curves for epoch, _ in curve.points})
-    first, last = epochs[0], epochs[-1]
-    x = _whole_axis(first, last) if first < last else Axis(first - 1, last + 1, [first])
-    known = [(curve.label, dict(curve.points)) for curve in curves]
-    hits = [(epoch, f"epoch {epoch}: " + ", ".join(
-        f"{label} {_figure(points[epoch])}" for label, points in known if epoch in points))
-        for epoch in (epochs[place] for place in _evenly(0, len(epochs), STRIPS))]
-    drawn = [curve._replace(points=_thinned(curve.points)) for curve in curves]
-    if mark is not None and first < last:
-        drawn.insert(0, Curve("", "soft", [(mark, y.low), (mark, y.high)], "mark"))
-    text += " Log scale." if y.log else ""
-    return _chart(name, text, drawn, (x, y), x_name="epoch", hits=hits, css=css)
-
-
-def _thinned(points) -> list:
-    """At most two points for each of CURVE_BUCKETS stretches, the extremes: no spike is lost."""
-    size = math.ceil(len(points) / CURVE_BUCKETS)
-    kept = {0, len(points) - 1}
-    for begin in range(0, len(points), size):
-        stretch = range(begin, min(begin + size, len(points)))
-        kept |= {extreme(stretch, key=lambda place: points[place][1]) for extreme in (min, max)}
-    return [points[place] for place in sorted(kept)]
-
-
-def _chart(name, text, curves, axes, *, x_name, hits, css="") -> str:
-    """A figure: curves, grid and strips in a stretching square of 1000, labels around it.
-
-    Args:
-        hits: (x, words) by x; each shows its words to the pointer nearest to it.
-    """
-    x, y = axes
-    grid = "".join(f"M0 {_px(1 - y.at(tick))}H1000" for tick in y.ticks)
-    paths = [f'<path class="grid" d="{grid}"/>']
-    for curve in curves:
-        line = "L".join(f"{_px(x.at(a))} {_px(1 - y.at(b))}" for a, b in curve.points)
-        kind, rest = (curve.kind, "") if len(curve.points) > 1 else ("dot", "h0")
-        paths.append(f'<path class="{kind}" style="--c:var(--{curve.color})" d="M{line}{rest}"/>')
-    middles = [(x.at(a) + x.at(b)) / 2 for (a, _), (b, _) in zip(hits, hits[1:])]
-    for left, right, (_, words) in zip([0, *middles], [*middles, 1], hits):
-        paths.append(f'<rect class="hit" x="{_px(left)}" width="{_px(right - left)}" '
-                     f'height="1000"><title>{_text(words)}</title></rect>')
-    labels = [f'<span class="y" style="top:{100 * (1 - y.at(tick)):.1f}%">{_figure(tick)}</span>'
-              for tick in y.ticks]
-    labels += [f'<span class="x" style="left:{100 * x.at(tick):.1f}%">{_figure(tick)}</span>'
-               for tick in x.ticks]
-    labels.append(f'<span class="axis">{x_name}</span>')
-    named = [curve for curve in curves if curve.label]
-    for curve, top in zip(named, _apart([1 - y.at(curve.points[-1][1]) for curve in named])):
-        labels.append(f'<span class="end" style="--c:var(--{curve.color});top:{100 * top:.1f}%">'
-                      f"{curve.label}</span>")
-    return (f'<figure class="{css}"><figcaption><h3>{name}</h3><p class="soft">{text}</p>'
-            '</figcaption><div class="plot"><svg viewBox="0 0 1000 1000" role="img" '
-            f'preserveAspectRatio="none"><title>{name}</title><desc>{text}</desc>'
-            f'{"".join(paths)}</svg>{"".join(labels)}</div></figure>')
-
-
-def _apart(tops, gap=.09) -> list:
-    """The heights of labels, 0 to 1, moved so that none lies on another."""
-    gap = min(gap, 1 / max(1, len(tops)))
-    order = sorted(range(len(tops)), key=tops.__getitem__)
-    placed, above = list(tops), -gap
-    for number, label in enumerate(order):
-        below = 1 - gap * (len(tops) - 1 - number)          # leaves room for those that follow
-        placed[label] = above = min(max(tops[label], above + gap), below)
-    return placed
-
-
-def _px(share) -> int:
-    return round(1000 * share)
-
-
-# -------------------------------------------------------------------------------------------- words
-
-def _text(value, longest=None) -> str:
-    """Anything as one line of HTML text that no browser can take for more."""
-    words = " ".join(_UNPRINTABLE.sub(" ", str(value)).split())
-    if longest is not None and len(words) > longest:
-        words = words[:longest - 1] + "…"
-    return html.escape(words)
-
-
-def _figure(value, *, padded=False) -> str:
-    """A number, or each of a list, with four digits; `padded` keeps zeros at the end."""
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        return " / ".join(_figure(entry, padded=padded) for entry in value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:#.4g}" if padded else f"{value:.4g}"
-
-
-def _count(number, noun) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(share) -> str:
-    """With two digits after the point, and never "0.00 %" for what is not nothing."""
-    return f"{100 * share:.2f} %" if share == 0 or share >= 5e-5 else f"{100 * share:.1g} %"
-
-
-def _evenly(begin, end, limit) -> list:
-    """At most `limit` integers from `begin` to before `end`, the first and the last among them."""
-    number = min(limit, end - begin)
-    return np.linspace(begin, end - 1, number).round().astype(int).tolist()
-
-
-def _bar(share) -> str:
-    return ('<svg class="bar" viewBox="0 0 1000 1" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect width="{_px(share)}" height="1"/></svg>')
-
-
-def _table(caption, header, rows) -> str:
-    """Cells are HTML; the first of a row is its heading."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
-    body = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
-                   for first, *cells in rows)
-    return (f'<div class="table" role="region" aria-label="{caption}" tabindex="0"><table>'
-            f"<caption>{caption}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>")
-
-
-def _numbers(table) -> str:
-    return f'<details class="numbers"><summary>The same in numbers</summary>{table}</details>'
+            + html_table("Items that share the start of their ID", header, rows))

@@ -258,7 +258,7 @@ class Means:
         self.code_counts = None if state["code_counts"] is None else state["code_counts"].to(device)
 
     def _count_codes(self, codes, num_embeddings):
-        codes = codes.reshape(len(codes), -1)                                   # (B, L)
+        codes = codes[:, None] if codes.dim() == 1 else codes                   # (B, L)
         if self.code_counts is None:
             self.code_counts = torch.zeros(codes.shape[1], num_embeddings, device=codes.device)
         self.code_counts.scatter_add_(1, codes.T, self.code_counts.new_ones(codes.T.shape))

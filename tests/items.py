@@ -4,6 +4,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 
+TINY = ["--num-embeddings", "8", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "32"]    # for train.py
+
+
 class Rows(Dataset):
     """A plain map-style data set of {"features": (D,)}, as a user would write one."""
 

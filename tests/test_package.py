@@ -50,8 +50,16 @@ ROOMS = {
     "recipe": "assignment data initialization mixing",
     "run_state": "checkpoint distributed functional",
     "training": "distributed files inference progress run_state",
-    "report": "console",
-    "report_page": "files",
+    "assessment": "codes collisions console evaluation inference neighbours",
+    "report": "assessment collisions console",
+    "report_inputs": "data files readers semantic_ids",
+    "uniqueness": "codes collisions inference resolution",
+    "shards": "inference semantic_ids",
+    "publishing": "codes collisions exports semantic_ids",
+    "charts": "",
+    "prefix_tree": "charts",
+    "report_page": "charts console files prefix_tree",
+    "report_picture": "codes files",
 }
 
 

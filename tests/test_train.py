@@ -14,12 +14,11 @@ import torch
 
 import infer
 import train
-from items import clustered
+from items import TINY, clustered
 from rqvae import RqVae
 from rqvae.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--num-embeddings", "8", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "32"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Items to semantic IDs: batch_inference against the documented loop, from memory and from a file."""
+"""Items to semantic IDs: batch_inference against the documented loop, from memory and a file."""
 
 import itertools
 import os
@@ -76,22 +76,26 @@ def from_memory(model, arguments):
         "floor": floor(model, features.to(device)),
     }, arguments.pairs, device)
     rate = len(features)
-    row("documented loop, encode only, over ours", seconds, "ours", "encode", target=">= 1.9", rate=rate)
-    row("documented loop, full forward, over ours", seconds, "ours", "forward", target=">= 3.4", rate=rate)
+    row("documented loop, encode only, over ours", seconds, "ours", "encode",
+        target=">= 1.9", rate=rate)
+    row("documented loop, full forward, over ours", seconds, "ours", "forward",
+        target=">= 3.4", rate=rate)
     row("fraction of the floor", seconds, "ours", "floor", target=">= 0.78", rate=rate)
-    row("encode only over ours, both from one DataLoader", seconds, "ours, DataLoader", "encode", rate=rate)
+    row("encode only over ours, both from one DataLoader", seconds, "ours, DataLoader", "encode",
+        rate=rate)
 
 
 def from_file(model, path, arguments):
     device, count = arguments.device, arguments.samples
-    loader, dataloader = FeatureLoader(path, 1024), DataLoader(MappedRows(path), batch_size=USER_BATCH)
+    loader = FeatureLoader(path, 1024)
+    dataloader = DataLoader(MappedRows(path), batch_size=USER_BATCH)
     seconds = interleave({
         "ours": lambda: batch_inference(model, itertools.islice(loader, count // 1024), device),
         "documented": lambda: documented_loop(
             model, itertools.islice(dataloader, count // USER_BATCH), device),
     }, arguments.pairs, device)
-    row(f"documented loop over ours, first {count:,} rows of the file", seconds, "ours", "documented",
-        target=">= 2.4", rate=count)
+    row(f"documented loop over ours, first {count:,} rows of the file", seconds, "ours",
+        "documented", target=">= 2.4", rate=count)
     extra = float(fresh_python(MEMORY, path, device))
     line(f"peak memory above model and imports, all {arguments.rows:,} rows", f"{extra:.0f} MB",
          target="<= 64 MB")

@@ -1,4 +1,4 @@
-"""Initialisation: our k-means against scikit-learn's and faiss's, on the bounded sample that it takes."""
+"""Initialisation: our k-means against scikit-learn's and faiss's, on the sample that it takes."""
 
 import warnings
 
@@ -22,8 +22,8 @@ def scikit_learn(x, codes, iterations):
         return None
     warnings.simplefilter("ignore")         # that it has not converged, which nobody asked for
     rows = x.numpy()
-    return lambda: torch.from_numpy(
-        KMeans(codes, n_init=1, max_iter=iterations, tol=0, random_state=0).fit(rows).cluster_centers_)
+    finder = KMeans(codes, n_init=1, max_iter=iterations, tol=0, random_state=0)
+    return lambda: torch.from_numpy(finder.fit(rows).cluster_centers_)
 
 
 def faiss(x, codes, iterations):
@@ -49,13 +49,16 @@ def measure(codes, width, arguments):
     x = centres[torch.randint(len(centres), (rows,), generator=generator)]
     x = x + torch.randn(rows, width, generator=generator)
     ours, iterations = x.to(arguments.device), arguments.iterations
-    works = {"ours": lambda: kmeans(ours, codes, iterations=iterations, generator=generator.manual_seed(0))}
-    peers = {"scikit-learn": scikit_learn(x, codes, iterations), "faiss": faiss(x, codes, iterations)}
+    works = {"ours": lambda: kmeans(ours, codes, iterations=iterations,
+                                    generator=generator.manual_seed(0))}
+    peers = {"scikit-learn": scikit_learn(x, codes, iterations),
+             "faiss": faiss(x, codes, iterations)}
     works.update({name: work for name, work in peers.items() if work})
     seconds = interleave(works, arguments.pairs, arguments.device)
     found = {name: inertia(x, work().cpu()) for name, work in works.items()}
     shape = f"{rows:,} x {width}, K={codes}, {iterations} iterations"
-    for name, package, target in (("scikit-learn", "scikit-learn", "<= 1.2"), ("faiss", "faiss-cpu", "")):
+    for name, package, target in (("scikit-learn", "scikit-learn", "<= 1.2"),
+                                  ("faiss", "faiss-cpu", "")):
         if name not in works:
             missing(f"ours over {name}, {shape}", package, target)
             continue

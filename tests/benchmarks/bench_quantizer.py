@@ -1,4 +1,4 @@
-"""The quantizer alone: against vector-quantize-pytorch, and its chunked search against one call of cdist."""
+"""The quantizer alone: against vector-quantize-pytorch, one call of cdist, and faiss."""
 
 from pairs import fresh_python, heading, interleave, line, missing, parse, row
 
@@ -63,10 +63,11 @@ def against_vector_quantize_pytorch(codes, width, batch_size, arguments):
     }
     works = {
         "forward and backward": training(
-            ours, inputs, lambda out: out.quantized.mean() + out.commitment_loss + out.embedding_loss),
+            ours, inputs,
+            lambda out: out.quantized.mean() + out.commitment_loss + out.embedding_loss),
         "eval": evaluation(ours, inputs),
     }
-    for kind, peer in peers.items():        # the codebook by moving averages, its default, or as ours
+    for kind, peer in peers.items():        # its default, and the way that ours learns
         peer.to(arguments.device)
         works[f"forward and backward {kind}"] = training(
             peer, inputs, lambda out: out[0].mean() + out[2].sum())
@@ -84,7 +85,8 @@ def against_one_call(codes, width, target, arguments):
         "chunks": lambda: nearest_codes(x, codebook),
         "one call": lambda: torch.cdist(x, codebook).argmin(dim=1),
     }, arguments.pairs, arguments.device)
-    row(f"one cdist over chunks, 65,536 rows, K={codes}, E={width}", seconds, "chunks", "one call", target=target)
+    row(f"one cdist over chunks, 65,536 rows, K={codes}, E={width}", seconds, "chunks", "one call",
+        target=target)
 
 
 def against_faiss(codes, width, arguments):

@@ -1,8 +1,8 @@
 """Two ways to do one thing, timed in turn: what every bench_*.py here prints its table with.
 
-Run on one thread and meant for shared machines: a time by itself says little there, so only ratios of
-runs made one after the other count, as the median of several pairs with its quartiles. On the CPU the
-time is this process's CPU time, on a GPU that between two events on its stream.
+Run on one thread and meant for shared machines: a time by itself says little there, so only
+ratios of runs made one after the other count, as the median of several pairs with its quartiles.
+On the CPU the time is this process's CPU time, on a GPU that between two events on its stream.
 
 Import this module before torch: it sets how threads wait.
 """
@@ -15,9 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"       # spinning threads beside a busy process are 32 times slower
+# Threads that spin beside a busy process are 32 times slower than threads that wait.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]      # rqvae; the tests' helpers
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]   # and the tests
 
 import torch
 
@@ -27,14 +28,15 @@ COLUMNS = "{:<64} {:>12} {:>12}   {:<20} {}"
 
 
 def parse(description, **options):
-    """The command line: --device, --pairs, and one option for each keyword, its value as the default."""
+    """The command line: --device, --pairs, and one option for each keyword with its default."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of each row (default: 7)")
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs (default: 7)")
     for name, default in options.items():
         listed = isinstance(default, list)
-        parser.add_argument(f"--{name.replace('_', '-')}", default=default, nargs="+" if listed else None,
-                            type=type(default[0] if listed else default), help=f"default: {default}")
+        kind = type(default[0] if listed else default)
+        parser.add_argument("--" + name.replace("_", "-"), default=default, type=kind,
+                            nargs="+" if listed else None, help=f"default: {default}")
     arguments = parser.parse_args()
     if arguments.pairs < 5:
         parser.error(f"--pairs is {arguments.pairs}; fewer than 5 say nothing")
@@ -59,7 +61,7 @@ def cost(work, device="cpu") -> float:
 
 
 def interleave(works, pairs, device="cpu") -> dict:
-    """name -> list of seconds, one a round; every round runs each work once, every other one backwards.
+    """name -> list of seconds, one a round: each work in turn, in every other round backwards.
 
     Args:
         works: name -> callable without arguments; each runs once beforehand, untimed.
@@ -123,9 +125,11 @@ def _figure(seconds, rate):
 def fresh_python(program, *arguments) -> str:
     """What a program prints in an interpreter of its own, which finds rqvae and this module."""
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
-    return subprocess.run([sys.executable, "-c", program, *map(str, arguments)], env=environment, check=True,
-                          text=True, stdout=subprocess.PIPE).stdout.strip()
+    path = os.pathsep.join([str(here), str(here.parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], check=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE)
+    return done.stdout.strip()
 
 
 def extra_megabytes(work, device="cpu") -> float:
@@ -141,7 +145,7 @@ def extra_megabytes(work, device="cpu") -> float:
         work()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")       # proc(5): resets the peak that VmHWM reports
+    Path("/proc/self/clear_refs").write_text("5")       # proc(5): resets the peak, VmHWM
     before = _resident("VmRSS")
     work()
     return (_resident("VmHWM") - before) / 2**10

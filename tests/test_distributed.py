@@ -1,0 +1,131 @@
+"""Several processes, real ones, against one: the same training to rounding, the same codebooks to the bit."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from items import TINY, clustered
+from rqvae import distributed
+from rqvae.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+WORKER = textwrap.dedent("""
+    import sys, torch
+    sys.path[:0] = [{root!r}, {tests!r}]
+    from items import clustered
+    from rqvae import FeatureLoader, RqVae, distributed, fit, recipe
+    torch.set_num_threads(1)
+    out, kind = sys.argv[1:]
+    with distributed.process_group(torch.device("cpu")):
+        rank, world = distributed.rank(), distributed.world_size()
+        torch.manual_seed(5 + 10 * rank)            # every process starts elsewhere: rank 0 must win
+        options = {{"tiger": {{**recipe.MODEL, "num_embeddings": 8, "hidden_dim": [16], "latent_dim": 8}},
+                   "ema": {{"num_quantizers": 2, "ema_decay": 0.9, "restart_below": 0.2}}}}[kind]
+        model = RqVae(**{{"input_dim": 12, "hidden_dim": 16, "latent_dim": 8, "num_embeddings": 8, **options}})
+        features = clustered(203)                   # the last batch has 11 rows, and 203 = 6 * 32 + 11
+        loader = FeatureLoader(features, 32, shuffle=True, share=(rank, world))
+        val = FeatureLoader(clustered(50, seed=1), 16, share=(rank, world))
+        settings = {{}}
+        if kind == "tiger":
+            distributed.broadcast(model.state_dict().values())
+            recipe.start(model, loader)
+            settings = {{"optimizers": recipe.configure_optimizers(model, 6 * len(loader))}}
+            loader = recipe.training(model, loader, 6)
+        history = fit(model, loader, val, max_epochs=6, device="cpu", progress=False, **settings)
+        torch.save({{"weights": model.state_dict(), "history": history}}, f"{{out}}.{{world}}.{{rank}}.pt")
+""")
+
+
+def launch(arguments, processes, folder, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",
+                   **environment}
+    command = [sys.executable, *arguments] if processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150)
+
+
+def results(kind, processes, folder):
+    script = folder / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    done = launch([str(script), str(folder / kind), kind], processes, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"{kind}.{processes}.{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+@pytest.mark.parametrize("kind, processes", [("tiger", 2), ("tiger", 3), ("ema", 2)])
+def test_several_processes_train_what_one_trains(tmp_path, kind, processes):
+    alone, = results(kind, 1, tmp_path)
+    together = results(kind, processes, tmp_path)
+    for other in together[1:]:
+        for name, value in together[0]["weights"].items():
+            assert torch.equal(value, other["weights"][name]), f"{name} differs between processes"
+        assert [row["val_loss"] for row in other["history"]] == [row["val_loss"] for row in together[0]["history"]]
+    for name, value in alone["weights"].items():
+        torch.testing.assert_close(together[0]["weights"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+    for one, other in zip(alone["history"], together[0]["history"]):
+        assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-3)
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+        assert other["codes_used"] == one["codes_used"]
+
+
+def test_torchrun_train_py_gives_the_checkpoint_of_one_process_and_one_voice(tmp_path):
+    np.save(tmp_path / "items.npy", clustered(200).numpy())
+    options = [str(ROOT / "train.py"), "--data", "items.npy", "--epochs", "4", *TINY, "--checkpoint-dir"]
+    alone, together = (launch([*options, f"by{n}"], n, tmp_path) for n in (1, 2))
+    assert (alone.returncode, together.returncode) == (0, 0), together.stderr[-3000:]
+    assert together.stdout.splitlines()[0].endswith("on cpu, in 2 processes")
+    assert together.stdout.count("Training on") == together.stdout.count("collision rate") == 1
+    assert together.stderr.count("epoch 4/4") == 1
+    one, other = (load_checkpoint(tmp_path / folder / "last.ckpt") for folder in ("by1", "by2"))
+    assert one["global_step"] == other["global_step"]
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(other["state_dict"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_restarted_worker_goes_on_by_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(200).numpy())
+    options = ["--data", "items.npy", *TINY]
+    train.main([*options, "--epochs", "6", "--checkpoint-dir", "straight"])
+    stop = iter([False] * 9)
+    monkeypatch.setattr(train.StopSignals, "__call__", lambda self: next(stop, True))
+    train.main([*options, "--epochs", "6"])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert train.main([*options, "--epochs", "6"]) == 0
+    one, other = (load_checkpoint(f"{folder}/last.ckpt")["state_dict"] for folder in ("straight", "checkpoints"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_alone_everything_is_as_it_was():
+    rows = torch.arange(6)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.gather(rows) is rows and distributed.own_share(rows) is rows
+    assert distributed.any_of(True) is True and distributed.any_of(False) is False
+    with distributed.process_group(torch.device("cpu")):
+        assert distributed.world_size() == 1
+
+
+def test_train_py_alone_never_touches_torch_distributed(tmp_path):
+    np.save(tmp_path / "items.npy", clustered(60).numpy())
+    script = textwrap.dedent(f"""
+        import torch, torch.distributed
+        for name in ("init_process_group", "all_reduce", "all_gather", "broadcast", "is_initialized"):
+            def refuse(*args, name=name, **options):
+                raise AssertionError(name)
+            setattr(torch.distributed, name, refuse)
+        import train
+        raise SystemExit(train.main({["--data", "items.npy", "--epochs", "1", *TINY]!r}))
+    """)
+    done = launch(["-c", script], 1, tmp_path)
+    assert done.returncode == 0, done.stderr
