@@ -13,15 +13,17 @@ from rqvae import FeatureLoader, RqVae, batch_inference, save_semantic_ids
 from rqvae.assessment import assess, is_suffix, resolving_cost
 from rqvae.checkpoint import CONFIG_NAME, load_checkpoint
 from rqvae.collisions import collision_report
-from rqvae.console import ArgumentParser, percent, run_script, say
+from rqvae.console import ArgumentParser, run_script, say
 from rqvae.evaluation import code_statistics
 from rqvae.exports import FORMATS
 from rqvae.files import check_writable
 from rqvae.imports import import_semantic_ids
 from rqvae.inference import resolve_device
 from rqvae.items import OPTIONS, Items, add_item_options, open_items
-from rqvae.publishing import labels_beside, load_published, plan_outputs, write_outputs
-from rqvae.report import collapse_advice, prefix_table, report_text, shared_prefixes, summary
+from rqvae.publishing import (labels_beside, load_published, plan_outputs, published_method, refuse_existing,
+                              write_outputs)
+from rqvae.report import (collapse_advice, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
+                          summary)
 from rqvae.report_inputs import in_order_of, load_names, load_pairs, trained_and_held_out, training_history
 from rqvae.report_page import write_page
 from rqvae.report_picture import require_matplotlib, write_picture
@@ -162,11 +164,7 @@ def prepare_unique(job) -> Job:
     method = arguments.unique
     if arguments.append_to:
         published = load_published(arguments.append_to, sizes)
-        made_by = "nearest" if published.codes.shape[1] == len(sizes) else "suffix"
-        if method not in (None, made_by):
-            raise ValueError(f"--unique is {method}, but the IDs in {arguments.append_to} are without a suffix" if
-                             made_by == "nearest" else f"--unique is {method}, but the IDs in {arguments.append_to} "
-                             "have a suffix; leave --unique out")
+        made_by = published_method(published, sizes, method, arguments.append_to)
         job, method, count = job._replace(published=published), made_by, count + len(published.codes)
         dataset = job.items.dataset
         labels_beside(published, arguments.append_to, len(dataset), dataset.table.item_ids, job.names)
@@ -221,11 +219,6 @@ def check_report(arguments) -> None:
         require_matplotlib()
 
 
-def refuse_existing(path, overwrite) -> None:
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
-
-
 def find_items(arguments, notes, device) -> Items:
     """The items that are named, or else those that the checkpoint was trained on."""
     given = {name: getattr(arguments, name) for name in OPTIONS}
@@ -272,7 +265,8 @@ def run(job) -> int:
     else:
         show(job, codes)
     if resolution is not None:
-        say_resolution(job, codes, resolution)
+        cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
+        say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
         say(shared_prefixes(ids, job.names or table.item_ids))
     if written:
@@ -313,25 +307,12 @@ def write(job, codes) -> str:
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 
 
-def say_resolution(job, codes, resolution) -> None:
-    """What resolving did, and what it cost."""
-    table, moved = job.items.dataset.table, len(resolution.moved)
-    before, after = (percent(report["collision_rate"]) for report in (resolution.before, resolution.after))
-    with_published = ", published items included" if job.published else ""
-    say(f"made unique: collision rate {before} before, {after} after{with_published}")
-    if job.method == "suffix":
-        say(f"  each ID has one more number; it is above 0 for {moved:,} of {len(codes):,} items")
-    elif moved:
-        cost = resolving_cost(job.model, table, codes, resolution.codes, resolution.moved)
-        say(f"  {moved:,} of {len(codes):,} items moved to the nearest free ID, at the price of {cost:.4f} more "
-            "reconstruction error (a share of the features' variance)")
-
-
 def show(job, codes) -> None:
     """The IDs in brief, as the model gives them."""
     statistics = code_statistics(torch.from_numpy(codes), job.model.quantizer.num_embeddings)
     say(summary(statistics, collision_report(codes)))
-    for sentence in collapse_advice(statistics, "train again with --preset tiger, longer, or on more varied items"):
+    for sentence in collapse_advice(statistics, "train again with --preset tiger, longer, or on more varied items",
+                                    items=len(codes)):
         say(f"WARNING: {sentence}")
 
 
@@ -353,7 +334,7 @@ def judge(job, codes, names, resolution=None) -> None:
         figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=size)
         if Path(job.arguments.report).suffix == ".html":
             write_page(job.arguments.report, description=about, names=names,
-                       metrics=[measure[1:5] for measure in measures], **figures)
+                       metrics=report_rows(measures), **figures)
         else:
             write_picture(job.arguments.report, **figures)
         say(f"\nwrote {job.arguments.report}")

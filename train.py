@@ -18,7 +18,7 @@ from rqvae.collisions import collision_report
 from rqvae.console import ArgumentParser, StopSignals, run_script, say
 from rqvae.data import split_rows
 from rqvae.evaluation import code_statistics, evaluate_reconstruction
-from rqvae.files import check_writable, nearest_names
+from rqvae.files import check_writable, locked, nearest_names
 from rqvae.inference import resolve_device
 from rqvae.items import OPTIONS, Items, add_item_options, open_items
 from rqvae.report import collapse_advice, summary
@@ -165,7 +165,8 @@ def refuse_to_overwrite(folder) -> None:
 
 def run(job) -> int:
     """Train, alone or as one of several processes, and say what came of it."""
-    with distributed.process_group(job.device), StopSignals() as stop:
+    only_ours = contextlib.nullcontext() if distributed.launched_rank() else locked(job.checkpoint_dir)
+    with only_ours, distributed.process_group(job.device), StopSignals() as stop:
         with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
             return train(job, stop)
 

@@ -27,6 +27,7 @@ ROWS_PER_CHUNK = 4096
 # bits less can be kept and found again, how much less depends on the data: such IDs get no verdict there.
 BITS = 24
 SMALL = 10_000          # items: among more of them the ten nearest are harder to hit
+ENOUGH = 4              # items a code, from which on the use of codes and the lift can be judged
 HOPELESS = 0.9          # an error that is poor with any number of codes
 
 
@@ -42,7 +43,7 @@ HEALTHY = {
     # Residual k-means reaches 0.57 on items that it has not seen: a tokenizer should beat it. Far above the
     # error of trained items, it tells of a memorised catalogue.
     "new error": Standard(0.55, "at most", "train on more items, or on items more like these"),
-    # An unused code is capacity thrown away. Fewer items than codes cannot use all.
+    # Share of K. An unused code is capacity thrown away.
     "usage": Standard(1.0, "at least", "train with --preset tiger, or lower --num-embeddings"),
     # Share of K. Codes used very unevenly say little about most items.
     "perplexity": Standard(0.85, "at least", "train with --preset tiger, which keeps the codes balanced"),
@@ -113,7 +114,7 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
         errors, spreads, groups = row_errors(features, codes, model)
         if model is not None:
             found += _error_measures(errors, spreads, split, _bits(codes, num_embeddings))
-    found += _use_measures(code_statistics(codes, num_embeddings), min(num_embeddings, len(codes)))
+    found += _use_measures(code_statistics(codes, num_embeddings), len(codes))
     collisions = collision_report(codes if before is None else before, features_groups=groups)
     found += _collision_measures(collisions, resolved, num_embeddings ** codes.shape[1])
     quality = {} if features is None else neighbour_quality(model, features, codes)
@@ -192,14 +193,19 @@ def _error_measures(errors, spreads, split, bits):
     return found
 
 
-def _use_measures(statistics, room):
+def _use_measures(statistics, items):
     found = []
     for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1):
-        found.append(_judged("used", f"level {level}: codes used", f"{used:,} of {codes_of(used, rate):,}", used / room,
-                             "usage", healthy="all" if room == codes_of(used, rate) else f"{room:,}, one an item"))
-        bound = HEALTHY["perplexity"].bound * room
+        codes = codes_of(used, rate)
+        room = usable_codes(codes, items)
+        enough = items >= ENOUGH * codes
+        judge = enough or used < room / FAIR
+        more = "" if enough else ", with more items"
+        found.append(_judged("used", f"level {level}: codes used", f"{used:,} of {codes:,}", used / room, "usage",
+                             healthy=f"all{more}", judge=judge))
+        bound = HEALTHY["perplexity"].bound
         found.append(_judged("used", f"level {level}: perplexity", f"{evenness:.1f}", evenness, "perplexity",
-                             bound=bound, healthy=f"at least {bound:.0f}"))
+                             bound=bound * room, healthy=f"at least {bound * codes:.0f}{more}", judge=judge))
     return found
 
 
@@ -234,16 +240,23 @@ def _neighbour_measures(quality, codes, num_embeddings):
             found.append(_judged("alike", label, f"{quality[key]:.3f}", quality[key], "recall", healthy=healthy,
                                  judge=judge))
     bound = HEALTHY["lift"].bound * math.sqrt(num_embeddings / 256)
+    enough = len(codes) >= ENOUGH * num_embeddings
     for key, label in (("neighbour_lift", "lift of neighbours"), ("pair_lift", "lift of the given pairs")):
         if key in quality:
             found.append(_judged("alike", label, f"{quality[key]:.1f}", quality[key], "lift", bound=bound,
-                                 healthy=f"at least {bound:.0f}"))
+                                 healthy=f"at least {bound:.0f}" + ("" if enough else ", with more items"),
+                                 judge=enough))
     return found
 
 
 def per_level(statistics):
     return zip(statistics["unique_codes_per_level"], statistics["usage_rate_per_level"],
                statistics["perplexity_per_level"])
+
+
+def usable_codes(num_embeddings, items) -> int:
+    """How many codes of a level so many items use if each draws one at random: all, unless items are few."""
+    return round(-num_embeddings * math.expm1(-items / num_embeddings))
 
 
 def codes_of(used, rate):

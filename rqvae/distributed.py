@@ -52,6 +52,11 @@ def local_device(device) -> torch.device:
     return device
 
 
+def launched_rank() -> int:
+    """The rank that `torchrun` gave this process, before `process_group` has joined it to the others."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def restarted() -> bool:
     """Did `torchrun --max-restarts` start this process again after a failure?"""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -57,9 +57,15 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             check_export(name, place, has_item_ids=True, overwrite=overwrite)
         elif place.suffix != f".{name}":
             raise ValueError(f"--output is {place}; --format {name} writes .{name}")
-        elif place.exists() and not overwrite:
-            raise FileExistsError(f"{place} exists; replace it by --overwrite, or name another --output")
+        else:
+            refuse_existing(place, overwrite)
     return outputs
+
+
+def refuse_existing(path, overwrite=False) -> None:
+    """Raise FileExistsError, in the words of a command line, unless the file may be replaced."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
 
 
 def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None) -> list:
@@ -107,6 +113,19 @@ def load_published(path, num_embeddings) -> SemanticIds:
                          "suffix; name the checkpoint that it was made with")
     check_range(published.codes[:, :levels], num_embeddings, f"{path}: codes")
     return published
+
+
+def published_method(published, num_embeddings, wanted, where) -> str:
+    """How the published IDs were made unique, and new ones have to be: "nearest" or "suffix".
+
+    Raises:
+        ValueError: another method is `wanted` (None for whichever it is).
+    """
+    method = "nearest" if published.codes.shape[1] == len(num_embeddings) else "suffix"
+    if wanted not in (None, method):
+        raise ValueError(f"--unique is {wanted}, but the IDs in {where} are {'without' if method == 'nearest' else 'with'} "
+                         f"a suffix; leave --unique out")
+    return method
 
 
 def labels_beside(published, where, count, item_ids, names):

@@ -9,7 +9,7 @@ import textwrap
 
 import torch
 
-from .assessment import QUESTIONS, codes_of, per_level
+from .assessment import QUESTIONS, codes_of, per_level, usable_codes
 from .collisions import collision_report
 from .console import percent, table
 
@@ -34,6 +34,38 @@ def report_text(measures) -> str:
             missed.setdefault(measure.remedy, []).append(measure.label)
     if missed:
         lines += ["", "What to change", *(f"  {', '.join(labels)}: {remedy}" for remedy, labels in missed.items())]
+    return "\n".join(lines)
+
+
+def report_rows(measures) -> list:
+    """The same for `report_page.write_page`."""
+    rows, question = [], None
+    for measure in measures:
+        if measure.question != question:
+            question = measure.question
+            rows.append(QUESTIONS[question])
+        rows.append((measure.label, measure.value, measure.healthy, measure.verdict))
+    return rows
+
+
+def resolution_text(resolution, items, cost=None, published=0) -> str:
+    """What resolving collisions did.
+
+    Args:
+        resolution: of `resolve_collisions`.
+        items: N, of those that got IDs.
+        cost: of `assessment.resolving_cost`; None for a suffix.
+        published: M, of those that had IDs before.
+    """
+    before, after = (percent(report["collision_rate"]) for report in (resolution.before, resolution.after))
+    moved = f"{len(resolution.moved):,} of {items:,} items"
+    lines = [f"made unique: collision rate {before} before, {after} after" + (
+        f", the {published:,} published items included" if published else "")]
+    if cost is None:
+        lines.append(f"  each ID has one more number; it is above 0 for {moved}")
+    else:
+        lines.append(f"  {moved} moved to the nearest free ID, at the price of {cost:.4f} more reconstruction error "
+                     "(a share of the features' variance)")
     return "\n".join(lines)
 
 
@@ -74,11 +106,17 @@ def summary(statistics, collisions, relative_mse=None) -> str:
     return "\n".join(lines)
 
 
-def collapse_advice(statistics, advice) -> list:
-    """A sentence for each level that uses few of its codes, with what to change; one for all where all do; empty
-    if all is well."""
-    collapsed = [(level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), 1)
-                 if rate < COLLAPSED]
+def collapse_advice(statistics, advice, *, items=None) -> list:
+    """A sentence for each level that uses few of its codes, with what to change; one for all where all do.
+
+    Args:
+        statistics: of `evaluation.code_statistics`.
+        advice: what to change.
+        items: how many they are of, if so few that they could not use all codes.
+    """
+    collapsed = [(level, used, codes) for level, used, codes in (
+        (level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), start=1))
+        if used < COLLAPSED * (codes if items is None else usable_codes(codes, items))]
     if 1 < len(collapsed) == len(statistics["usage_rate_per_level"]):
         counts = ", ".join(str(used) for _, used, _ in collapsed)
         says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"

@@ -43,7 +43,7 @@ summary{cursor:pointer}:focus-visible{outline:2px solid var(--accent);outline-of
 .tiles>div,figure,.table,.code{background:var(--card);border:1px solid var(--line);
 border-radius:.6rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:.75rem;
-margin:1.5rem 0 0}
+margin:.75rem 0 0}.ask{margin:1.75rem 0 0}
 .tiles>div{padding:.8rem 1rem;position:relative}.tiles dt{font-size:.875rem;padding-right:3.2rem}
 .tiles dd{margin:0}.value{font-size:1.5rem;font-weight:650;line-height:1.3}
 .healthy{font-size:.8125rem}.verdict{position:absolute;top:.8rem;right:1rem;font-size:.75rem;
@@ -108,7 +108,8 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
         path: the .html file, replaced if it exists.
         title: a few words, for the heading.
         description: a sentence on the items and the model.
-        metrics: rows (label, value, what a healthy tokenizer has or "", one of VERDICTS).
+        metrics: rows (label, value, what a healthy tokenizer has or "", one of VERDICTS), and (title,
+            words) before rows that they explain.
         history: what `training.fit` returned; may be empty, and any figure may be missing in it. A row with
             "chosen" is that of the checkpoint.
         codes: (N,) or (N, L) int64, array or tensor.
@@ -166,8 +167,18 @@ def _checked_codes(codes, num_embeddings) -> np.ndarray:
 
 
 def _tiles(metrics) -> str:
-    tiles = []
-    for label, value, healthy, verdict in metrics:
+    blocks, tiles = [], []
+
+    def close():
+        blocks.append(f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else "")
+        tiles.clear()
+
+    for row in metrics:
+        if len(row) == 2:
+            close()
+            blocks.append(f'<h3 class="ask">{escaped(row[0])}</h3><p class="soft">{escaped(row[1])}</p>')
+            continue
+        label, value, healthy, verdict = row
         if verdict not in VERDICTS:
             raise ValueError(f"the verdict on {label} is {verdict!r}; it must be one of {VERDICTS}")
         tiles.append(f'<div><dt>{escaped(label)}</dt><dd class="value">{escaped(value)}</dd>')
@@ -176,7 +187,8 @@ def _tiles(metrics) -> str:
         if healthy:
             tiles.append(f'<dd class="healthy">healthy: {escaped(healthy)}</dd>')
         tiles.append("</div>")
-    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+    close()
+    return "".join(blocks)
 
 
 def _training(history, num_embeddings) -> str:

@@ -119,9 +119,9 @@ def fit(
             row = run.end_of_epoch(validation, time.perf_counter() - began)
             _stop_if_not_finite(torch.tensor([row["train_loss"], row.get("val_loss", 0.0)]).sum(), run)
             _append_line(folder, row)
-            _save(run, folder, "last.ckpt")
-            if run.improved:
+            if run.improved:            # before last.ckpt: a run that dies in between comes by here again
                 _save(run, folder, "best.ckpt")
+            _save(run, folder, "last.ckpt")
             report.epoch(row)
     return run.history
 

@@ -37,9 +37,9 @@ def unique_ids(model, features, codes, *, method="nearest", taken=None) -> Resol
         report = collision_report(everything)
         return Resolution(codes, contested, report, report)
     # An ID that one item alone has is as good as published: it stays, and nobody gets it.
-    settled = np.delete(codes, contested, axis=0)
+    settled = np.concatenate([taken, np.delete(codes, contested, axis=0)])
     resolved = resolve_collisions(codes[contested], _latents(model, features, contested), model.quantizer.codebooks,
-                                  method=method, taken=np.concatenate([taken, settled]))
+                                  method=method, taken=settled if len(settled) else None)
     unique = codes.copy()
     unique[contested] = resolved.codes
     return resolved._replace(codes=unique, moved=contested[resolved.moved])

@@ -557,8 +557,8 @@ def killed_runs(kills, epochs, seed, numbers=(signal.SIGKILL,)):
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_a_straight_one(place):
-    assert train.main([*RUN, "--epochs", "150", "--checkpoint-dir", "straight"]) == 0
-    codes, _ = killed_runs(3, 150, seed=1)
+    assert train.main([*RUN, "--epochs", "60", "--checkpoint-dir", "straight"]) == 0
+    codes, _ = killed_runs(3, 60, seed=1)
     assert codes[-1] == 0 and set(codes[:-1]) <= {-signal.SIGKILL, 0}
     assert same_run("run", "straight")
     assert not list(Path("run").glob(".*"))

@@ -130,3 +130,128 @@ def test_weights_without_notes_need_the_data_named(trained, capsys):
                                      hyper_parameters=trained.hyper_parameters), "bare.ckpt")
     assert "does not say what it was trained on; name the items by --data" in refused(["--ckpt", "bare.ckpt"], capsys)
     assert infer.main(["--ckpt", "bare.ckpt", "--data", "items.npy"]) == 0
+
+
+def test_unique_ids_are_written_and_told(trained, capsys):
+    assert infer.main(["--ckpt", "--output", "plain.npy"]) == 0
+    for method, levels in (("nearest", 3), ("suffix", 4)):
+        capsys.readouterr()
+        assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy"]) == 0
+        unique = np.load(f"{method}.npy")
+        assert unique.shape == (200, levels) and len(np.unique(unique, axis=0)) == 200
+        assert "made unique: collision rate" in capsys.readouterr().out
+    plain, nearest = np.load("plain.npy"), np.load("nearest.npy")
+    alone = [row for row in range(200) if (plain == plain[row]).all(axis=1).sum() == 1]
+    assert (plain[alone] == nearest[alone]).all() and (np.load("suffix.npy")[:, :3] == plain).all()
+
+
+def test_more_items_than_ids_are_refused_before_any_work(trained, capsys):
+    np.save("many.npy", clustered(513).numpy())
+    assert "513 items cannot all differ among 512 possible IDs" in refused(
+        ["--ckpt", "--data", "many.npy", "--unique"], capsys)
+
+
+def test_new_items_are_added_without_moving_a_published_id(trained, capsys):
+    rows = clustered(230, seed=0).numpy()
+    np.save("new.npy", rows[200:])
+    Path("old.txt").write_text("\n".join(f"item-{row}" for row in range(200)))
+    Path("new.txt").write_text("\n".join(f"item-{row}" for row in range(200, 230)))
+    named = ["--data", "new.npy", "--item-ids", "new.txt", "--append-to", "pub.json"]
+    assert infer.main(["--ckpt", "--item-ids", "old.txt", "--unique", "--output", "pub.json"]) == 0
+    assert infer.main(["--ckpt", *named, "--output", "all.json"]) == 0
+    published, together = (json.loads(Path(name).read_text()) for name in ("pub.json", "all.json"))
+    assert list(together.items())[:200] == list(published.items())
+    assert list(together)[200:] == [f"item-{row}" for row in range(200, 230)]
+    assert len(set(map(tuple, together.values()))) == 230
+    capsys.readouterr()
+    assert "--append-to needs the new items" in refused(["--append-to", "pub.json", "--output", "x.json"], capsys)
+    assert "are in all.json already" in refused([*named[:4], "--append-to", "all.json", "--output", "x.json"], capsys)
+
+
+def test_parts_merged_are_the_file_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(2500).numpy())
+    assert train.main(["--data", "items.npy", "--epochs", "1", *TINY]) == 0
+    for part in ("1/2", "2/2"):
+        assert infer.main(["--shard", part, "--output", "a.json"]) == 0
+    for extra, names in (([], "ab"), (["--unique", "suffix", "--overwrite"], "ab")):
+        assert infer.main(["--merge", "--output", "a.json", *extra]) == 0
+        assert infer.main(["--output", "b.json", *extra]) == 0
+        assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+
+
+def test_several_formats_in_one_run(trained, capsys):
+    Path("names.txt").write_text("\n".join(f"title {row}" for row in range(200)))
+    assert infer.main(["--format", "minionerec", "grid", "npy", "--output", "out", "--names", "names.txt"]) == 0
+    assert {str(path) for path in Path("out").rglob("*.*")} == {
+        "out/minionerec.index.json", "out/info/minionerec.txt", "out/grid.pt", "out/semantic_ids.npy"}
+    assert "\ttitle 7\t7" in Path("out/info/minionerec.txt").read_text()
+    assert "there is no format 'lcrek'" in refused(["--format", "lcrek"], capsys)
+
+
+def test_a_report_writes_no_ids_and_tells_trained_from_held_out(trained, capsys):
+    np.save("pairs.npy", np.array([[0, 1], [5, 9]]))
+    assert infer.main(["--ckpt", "--report", "--pairs", "pairs.npy"]) == 0
+    out = capsys.readouterr().out
+    for words in ("error of the 190 items trained on", "error of the 10 items held out", "level 3: perplexity",
+                  "collision rate", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
+                  "healthy", "first 2 codes"):
+        assert words in out, words
+    assert not Path("semantic_ids.json").exists()
+    assert infer.main(["--report", "--data", "items.npy", "--unique", "--output", "ids.npy"]) == 0
+    assert "collision rate after resolving" in capsys.readouterr().out and Path("ids.npy").exists()
+
+
+def test_a_report_page_has_history_and_names(trained, capsys):
+    Path("names.json").write_text(json.dumps([f"<title {row}>" for row in range(200)]))
+    assert infer.main(["--report", "out/report.html", "--names", "names.json"]) == 0
+    page = Path("out/report.html").read_text("utf-8")
+    for words in ("How much of an item does its ID keep?", "2 epochs in", "&lt;title ", "This checkpoint is of epoch"):
+        assert words in page
+    assert "out/report.html exists" in refused(["--report", "out/report.html"], capsys)
+    assert "its suffix must be .html or .png" in refused(["--report", "report.pdf"], capsys)
+
+
+def test_ids_in_a_file_are_judged_without_a_checkpoint(trained, capsys):
+    infer.main(["--ckpt", "--output", "ids.jsonl"])
+    Path("checkpoints/best.ckpt").unlink()
+    capsys.readouterr()
+    assert infer.main(["--ids", "ids.jsonl", "--report"]) == 0
+    alone = capsys.readouterr().out
+    assert "3 levels of 8 codes, ids.jsonl" in alone and "lift" not in alone.split("What to change")[0]
+    assert infer.main(["--ids", "ids.jsonl", "--report", "--data", "items.npy", "--num-embeddings", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "lift of neighbours" in out and "of 16" in out and "neighbours found," not in out
+    np.save("few.npy", np.zeros((5, 12), np.float32))
+    assert "ids.jsonl has 200 items" in refused(["--ids", "ids.jsonl", "--report", "--data", "few.npy"], capsys)
+    assert "has the code 7" in refused(["--ids", "ids.jsonl", "--report", "--num-embeddings", "4"], capsys)
+
+
+def test_the_model_is_exported_without_data(trained, capsys):
+    Path("items.npy").unlink()
+    assert infer.main(["--save-pretrained", "model"]) == 0
+    loaded = RqVae.from_pretrained("model").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in trained.state_dict().items())
+    assert "config.json exists" in refused(["--save-pretrained", "model"], capsys)
+    assert not Path("semantic_ids.json").exists()
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--shard", "1/1", "--unique"], "--unique does not go with --shard: a shard holds bare codes"),
+    (["--shard", "3/2"], "--shard is 3/2, must be such as 2/4"),
+    (["--merge"], "make the parts by --shard first"),
+    (["--ids", "x.json"], "--ids needs --report"),
+    (["--pairs", "p.npy"], "--pairs needs --report"),
+    (["--ids", "x.json", "--report", "--unique"], "--unique does not go with --ids"),
+    (["--ids", "x.json", "--report"], "x.json does not exist"),
+    (["--unique", "best"], "invalid choice: 'best'"),
+])
+def test_options_that_do_not_go_together_are_named(trained, capsys, argv, words):
+    assert words in refused(argv, capsys)
+
+
+def test_the_help_lists_every_format_and_says_no_default_twice(capsys):
+    assert infer.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("torcheasyrec", "semantic-id", "minionerec-kmeans"))
+    assert out.count("(default: 1024)") == 1 and "None)" not in out
