@@ -41,6 +41,7 @@ class Job(NamedTuple):
     model: RqVae
     settings: dict              # option -> value, as recorded in the checkpoint
     device: torch.device
+    speed: dict                 # of `fit`: amp, compile
     checkpoint_dir: Path
     resume_from: Path           # None for a new run
 
@@ -62,6 +63,8 @@ def build_parser() -> ArgumentParser:
     add("--resume", nargs="?", const="", metavar="PATH",
         help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
+    add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
+    add("--compile", action="store_true", help="compile encoder and decoder: slower to start, then faster")
     add("--seed", type=int, help=f"decides everything random (default: {DEFAULTS['seed']})")
     model = parser.add_argument_group("model (defaults: the preset's)")
     model.add_argument("--hidden-dim", type=int, nargs="+", metavar="N",
@@ -98,7 +101,8 @@ def prepare(arguments) -> Job:
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
-    return Job(items, model, settings, device, folder, resume_from)
+    speed = {"fused": True, "amp": arguments.amp, "compile": arguments.compile}
+    return Job(items, model, settings, device, speed, folder, resume_from)
 
 
 def settle(arguments, recorded) -> dict:
@@ -191,8 +195,8 @@ def train(job, stop) -> int:
     try:
         history = fit(
             job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
-            checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, fused=True, stop=stop,
-            notes={**settings, **job.items.places}, **options,
+            checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
+            notes={**settings, **job.items.places}, **job.speed, **options,
         )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name

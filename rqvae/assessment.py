@@ -233,7 +233,7 @@ def _collision_measures(collisions, resolved, room):
 def _neighbour_measures(quality, codes, num_embeddings):
     found = []
     judge = len(codes) <= SMALL and _bits(codes, num_embeddings) >= BITS
-    healthy = "at least 0.50" if judge else f"at least 0.50 (3 x 256 codes, below {SMALL:,} items)"
+    healthy = "at least 0.50" + ("" if judge else " in small catalogues")
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
                        ("recall_item", "neighbours found, item to IDs")):
         if key in quality:

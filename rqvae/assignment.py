@@ -72,7 +72,7 @@ class BalancedAssignment:
         fade: share of the training over which prices are full; they are gone at twice that share.
     """
 
-    def __init__(self, num_items, quantizer, total_steps, *, pull=3.0, fade=0.45):
+    def __init__(self, num_items, quantizer, total_steps, *, pull=4.0, fade=0.45):
         num_codes, width = quantizer.codebooks[0].shape
         device = quantizer.codebooks[0].device
         self.total_steps, self.pull, self.fade = max(total_steps, 1), pull, fade

@@ -22,7 +22,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse with errors of one line, and the closest known flag for an unknown one."""
 
     def __init__(self, **settings):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, **settings)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_args(self, args=None, namespace=None):

@@ -55,15 +55,12 @@ class NeighbourMixing:
     Args:
         loader: a `FeatureLoader` of the items.
         near: (N, n) positions of each item's neighbours, of `nearest_items`.
-        max_epochs: of the training.
         reach: the largest part of the way, below 1.
-        clean: share of the training, at its end, without mixing.
         seed: of what is drawn.
     """
 
-    def __init__(self, loader, near, max_epochs, *, reach=0.5, clean=0.1, seed=0):
-        self.loader, self.near, self.max_epochs = loader, near, max_epochs
-        self.reach, self.clean, self.seed = reach, clean, seed
+    def __init__(self, loader, near, *, reach=0.5, seed=0):
+        self.loader, self.near, self.reach, self.seed = loader, near, reach, seed
 
     def __len__(self):
         return len(self.loader)
@@ -75,15 +72,13 @@ class NeighbourMixing:
         self.loader.set_epoch(epoch)
 
     def fingerprint(self) -> str:
-        return f"{self.loader.fingerprint()} mixed {self.reach} {self.clean} {self.seed}"
+        return f"{self.loader.fingerprint()} mixed {self.reach} {self.seed}"
 
     def batches_from(self, start):
         """Iterate this epoch without its first `start` batches."""
-        epoch, mixed_batches = self.loader.epoch, (1 - self.clean) * self.max_epochs * len(self)
+        epoch = self.loader.epoch
         for index, batch in enumerate(self.loader.batches_from(start), start=start):
-            if epoch * len(self) + index < mixed_batches:
-                batch["features"] = self._mixed(batch, epoch, index)
-            yield batch
+            yield {**batch, "features": self._mixed(batch, epoch, index)}
 
     def _mixed(self, batch, epoch, index):
         generator = keyed_generator("mixing", self.seed, epoch, index)

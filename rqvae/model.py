@@ -131,7 +131,7 @@ class RqVae(nn.Module):
         return self._quantized(self.encode(features))
 
     def _quantized(self, latents, assign=None):
-        out = self.quantizer(latents, assign)
+        out = self.quantizer(latents.float(), assign)       # float32 under autocast, too
         unit = self.feature_scale ** 2 if self.standardize else 1
         return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
                            out.embedding_loss * unit, out.encoding_indices)

@@ -39,8 +39,8 @@ def neighbour_quality(model, features, codes, *, neighbours=10, queries=4000, se
     codes = torch.as_tensor(codes).reshape(len(table), -1)
     count = min(neighbours, len(table) - 1)
     if count < 1:
-        return {"recall_reconstruction": float("nan"), "recall_item": float("nan"),
-                "neighbour_lift": float("nan"), "queries": 0}
+        recall = {} if model is None else {"recall_reconstruction": float("nan"), "recall_item": float("nan")}
+        return {**recall, "neighbour_lift": float("nan"), "queries": 0}
     chosen = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
     chosen = chosen[:max(1, min(queries, COMPARISONS // len(table)))].sort().values             # (Q,)
     device = "cpu" if model is None else model_device(model)

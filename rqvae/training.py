@@ -44,6 +44,8 @@ def fit(
     optimizers=None,
     monitor="val_loss",
     fused=False,
+    amp=False,
+    compile=False,
     stop=None,
     notes=None,
     progress=True,
@@ -67,6 +69,8 @@ def fit(
             in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
         monitor: which mean over the validation items chooses `best.ckpt`, the lowest one.
         fused: update all weights in one pass; equal to the default but for rounding, and faster.
+        amp: multiply matrices in bfloat16 while training; weights, distances and validation stay float32.
+        compile: let `torch.compile` make encoder and decoder faster, for some seconds at the start.
         stop: called at each batch boundary; when it returns true the run is saved and ended.
         notes: plain values to keep in the checkpoints under "rqvae".
         progress: show a bar with the losses, or a line an epoch where stderr is not a terminal.
@@ -84,7 +88,11 @@ def fit(
     """
     if max_epochs < 0:
         raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
-    model.to(resolve_device(device))
+    device = resolve_device(device)
+    model.to(device)
+    if compile:
+        model.encoder.compile()
+        model.decoder.compile()
     run = RunState(model, train_dataloader, val_dataloader, optimizers=optimizers, monitor=monitor,
                    notes=notes, fused=fused)
     if resume_from is not None:
@@ -100,7 +108,8 @@ def fit(
             model.train()
             for batch_idx, batch in run.batches():
                 run.optimizer.zero_grad()
-                loss = model.training_step(batch, batch_idx)
+                with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                    loss = model.training_step(batch, batch_idx)
                 loss.backward()
                 loss = distributed.average_gradients(model.parameters(), loss, batch_size(batch))
                 _stop_if_not_finite(loss, run)

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ import torch
 import infer
 import train
 from items import clustered
-from rqvae import RqVae, fit, FeatureLoader, files
+from rqvae import FeatureLoader, RqVae, files, open_features
 from rqvae.checkpoint import build_checkpoint, load_checkpoint, save_checkpoint
+from rqvae.imports import import_semantic_ids
+from rqvae.item_ids import load_item_ids
 from test_train import TINY, in_a_process, weights
 
 ROWS = clustered(200).numpy()
@@ -396,23 +399,25 @@ def environment():
 
 
 @pytest.mark.parametrize("name, words", [
-    ("train", "error: disk/run/last.ckpt: No space left on device"),
+    ("train", "error: disk/run/best.ckpt: No space left on device"),
     ("npy", "error: disk/ids.npy: it could not be written whole, as on a full disk (600 requested and 496 written)"),
     ("json", "error: disk/ids.json: No space left on device"),
     ("jsonl", "error: disk/ids.jsonl: No space left on device"),
     ("lcrec", "error: disk/lcrec.json: No space left on device"),
     ("grid", "error: disk/grid.pt: No space left on device"),
-    ("tiger", "error: disk/tiger.npy: it could not be written whole, as on a full disk (8000 requested and 496 written)"),
+    ("tiger", "error: disk/tiger.npy: it could not be written whole, as on a full disk "
+              "(8000 requested and 496 written)"),
     ("semantic-id", "error: disk/semantic-id.txt: No space left on device"),
     ("openonerec", "error: disk/openonerec.parquet: No space left on device"),
     ("folder", "error: disk/folder/pytorch_model.bin: No space left on device"),
-    ("train with a file limit", "error: disk/run/last.ckpt: File too large"),
+    ("train with a file limit", "error: disk/run/best.ckpt: File too large"),
     ("infer with a file limit", "error: disk/new.json: File too large"),
 ])
 def test_a_disk_that_fills_up_leaves_every_old_file_and_nothing_else(small_disk, name, words):
     if name not in small_disk[1]:
         pytest.skip("this format needs pyarrow")
     code, lines, changed_files, added = small_disk[1][name]
+    lines = [line.replace("last.ckpt", "best.ckpt") for line in lines]          # whichever of the two came first
     assert (code, lines) == (1, [words])
     # The log follows the epochs, of which one more was trained; it is written anew on the next start.
     assert [path for path in changed_files if not path.endswith("metrics.jsonl")] == [] and added == []
@@ -505,6 +510,14 @@ def test_a_signal_in_encoding_leaves_the_old_output_and_nothing_else(place, monk
     assert infer.main(["--ckpt", "--output", "ids.json", "--overwrite"]) == 128 + number
     assert contents() == before and "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.xfail(strict=True, reason="train.run keeps StopSignals around the report: the first signal is swallowed "
+                   "there, for minutes on a large catalogue")
+def test_a_signal_while_the_result_is_judged_ends_the_script(place, monkeypatch):
+    signalled(monkeypatch, "train.evaluate_reconstruction", signal.SIGINT, 1)
+    assert train.main([*RUN, "--epochs", "1"]) == 130
+    load_checkpoint("run/last.ckpt")
 
 
 SLOW_STEPS = """
@@ -696,3 +709,43 @@ def test_memory_that_does_not_suffice_is_said(capsys, monkeypatch, place):
         raise MemoryError
     monkeypatch.setattr(infer, "batch_inference", exhausted)
     assert "error: out of memory" in refused(infer, ["--ckpt"], capsys, code=1)
+
+
+# ----------------------------------------------------------------------- what fuzzing found, see campaigns/
+
+def seconds(read, path):
+    """CPU time until `path` is refused."""
+    began = time.process_time()
+    with pytest.raises(ValueError):
+        read(path)
+    return time.process_time() - began
+
+
+@pytest.mark.xfail(strict=True, reason="torch.load searches its own error message in quadratic time: "
+                   "readers._read_torch and imports._read_tensor should read by torch_files.read_torch_file")
+@pytest.mark.parametrize("read", [open_features, import_semantic_ids])
+def test_a_tensor_file_that_asks_for_a_long_name_is_refused_at_once(tmp_path, read):
+    """100 kB of name take 100 seconds."""
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02c" + b"x" * 12_000 + b"\nname\n.")
+        archive.writestr("a/version", b"3\n")
+    assert seconds(read, tmp_path / "a.pt") < 0.3
+
+
+@pytest.mark.xfail(strict=True, reason="RqVae._restore builds as many levels as a file asks for before it looks at "
+                   "the weights")
+def test_a_model_that_claims_a_billion_levels_is_refused_at_once(tmp_path):
+    """A billion of them take a day, and all memory."""
+    RqVae(5, 6, 4, 8).save_pretrained(tmp_path, safe_serialization=False)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"num_quantizers": 1', '"num_quantizers": 20000'))
+    assert seconds(RqVae.from_pretrained, tmp_path) < 0.3
+
+
+@pytest.mark.xfail(strict=True, reason="item_ids._read_npy puts the type of the header into its message as it stands")
+def test_a_damaged_header_of_item_ids_is_refused_in_one_line(tmp_path):
+    content = npy(np.array(["one", "two"]))
+    (tmp_path / "ids.npy").write_bytes(content.replace(b"'<U3'", b"'<\nU'"))
+    with pytest.raises(ValueError) as refusal:
+        load_item_ids(tmp_path / "ids.npy", 2)
+    assert "\n" not in str(refusal.value)

@@ -86,3 +86,12 @@ def test_pairs_that_do_not_fit_are_refused(pairs, words):
 def test_one_item_has_no_neighbours():
     found = neighbour_quality(RqVae(12, 16, 8, 8), torch.ones(1, 12), torch.zeros(1, dtype=torch.int64))
     assert found["queries"] == 0 and math.isnan(found["recall_item"])
+
+
+def test_ids_without_a_model_have_the_same_lift_and_no_recall():
+    features = clustered(150)
+    model = RqVae(12, 16, 8, 8, num_quantizers=2)
+    initialize(model, features)
+    codes = model.generate_semantic_ids(features)
+    with_model, without = neighbour_quality(model, features, codes), neighbour_quality(None, features, codes)
+    assert without == {"neighbour_lift": with_model["neighbour_lift"], "queries": 150}

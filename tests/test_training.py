@@ -226,6 +226,44 @@ def test_the_fused_step_differs_by_rounding_only():
         torch.testing.assert_close(value, fused.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("levels", [1, 3])
+def test_bfloat16_products_train_the_same_model_within_bounds(levels):
+    runs = []
+    for amp in (False, True):
+        model = small(num_quantizers=levels)
+        runs.append(quiet(model, loader(clustered(512)), loader(clustered(100, seed=1)), max_epochs=6, amp=amp))
+        assert all(value.dtype == torch.float32 for value in model.state_dict().values())
+    assert runs[0][0]["train_loss"] != runs[1][0]["train_loss"]
+    for row, other in zip(*runs):
+        assert other["train_loss"] == pytest.approx(row["train_loss"], rel=0.02)
+        assert other["val_loss"] == pytest.approx(row["val_loss"], rel=0.02)
+
+
+def test_distances_stay_float32_among_bfloat16_products(monkeypatch):
+    seen, cdist = set(), torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b: seen.update((a.dtype, b.dtype)) or cdist(a, b))
+    quiet(small(num_quantizers=2), loader(clustered(64)), max_epochs=1, amp=True)
+    assert seen == {torch.float32}
+
+
+@pytest.mark.campaign       # compiling takes half a minute
+def test_a_compiled_model_is_the_same_model(tmp_path):
+    runs = []
+    for compiled in (False, True):
+        model = small(num_quantizers=2)
+        try:
+            history = quiet(model, loader(clustered(128)), max_epochs=3, compile=compiled, checkpoint_dir=tmp_path)
+        except Exception as error:
+            if "compiler" in str(error).lower() or "g++" in str(error):
+                pytest.skip(f"no C++ compiler here: {error}")
+            raise
+        runs.append((history, model.state_dict()))
+    for row, other in zip(runs[0][0], runs[1][0]):
+        assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-3)
+    assert list(runs[0][1]) == list(runs[1][1])
+    assert_equal_weights(model, RqVae.load_from_checkpoint(tmp_path / "last.ckpt"))
+
+
 def test_lines_instead_of_a_bar_where_there_is_no_terminal(capsys):
     fit(small(num_quantizers=2), loader(clustered(40)), max_epochs=2, device="cpu")
     lines = capsys.readouterr().err.splitlines()

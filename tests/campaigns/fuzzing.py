@@ -14,6 +14,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -36,10 +37,16 @@ RIGHT_ERRORS = (ValueError, FileNotFoundError)          # CheckpointError is a V
 ROWS = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
 CODES = np.random.default_rng(0).integers(0, 16, (12, 3))
 NAMES = [f"item {row}" for row in range(12)]
-SPLICES = [b"[" * 50_000, b"{\"a\":" * 20_000, b"9" * 5000, b"-1", b"1e999", b"NaN", b"null", b"\x00", b"\xff\xfe",
-           b"\xed\xa0\x80", b"\"", b"\n", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff\xff\xff\xff\x7f",
-           b"\x00\x00\x00\x00\x01\x00\x00\x00", b"__import__('os').mkdir('code-ran')", b"cos\nmkdir\n(X\x08\x00\x00\x00code-rantR.",
-           b"(99999999999, 99999999999)", b"|O", b"<f8", b"4294967295", b"<a_99999999999999999999>"]
+SPLICES = [
+    b"[" * 50_000, b'{"a":' * 20_000, b"9" * 5000, b"-1", b"1e999", b"NaN", b"null", b"\x00", b"\xff\xfe",
+    b"\xed\xa0\x80", b'"', b"\n", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x00\x00\x00\x00\x01\x00\x00\x00", b"__import__('os').mkdir('code-ran')",
+    b"cos\nmkdir\n(X\x08\x00\x00\x00code-rantR.", b"(99999999999, 99999999999)", b"|O", b"<f8", b"4294967295",
+    b"<a_99999999999999999999>"]
+
+
+class Hang(BaseException):
+    """A reader took longer than SECONDS."""
 
 
 class Malice:
@@ -244,7 +251,7 @@ def _rezipped(whole, generator):
     with zipfile.ZipFile(out, "w") as archive:
         for index, (info, record) in enumerate(records):
             if index == chosen and record:
-                record = mutated(b" " + record, generator)[1:] if record.startswith(b"PK") else mutated(record, generator)
+                record = mutated(b" " + record, generator)[1:]      # not as a zip in its turn
             archive.writestr(zipfile.ZipInfo(info.filename), record)
     return out.getvalue()
 
@@ -265,13 +272,15 @@ def main(kind, count, seed):
     generator, faults, figures = random.Random(seed), [], {"mutations": 0, "read": 0, "refused": 0}
     watched = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "os.fork"}
     sys.addaudithook(lambda event, arguments: faults.append(["ran", event]) if event in watched else None)
+    signal.signal(signal.SIGALRM, _hang)
     before = memory("VmPeak")
     resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + HEADROOM,) * 2)
     for original, whole in originals.items():
         for number in range(count):
             path = Path(f"mutation{original.suffix}")
             path.write_bytes(mutated(whole, generator))
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            faulthandler.dump_traceback_later(10 * SECONDS, exit=True)      # for what never looks at signals
+            signal.alarm(SECONDS)
             figures["mutations"] += 1
             try:
                 with warnings.catch_warnings():
@@ -285,14 +294,19 @@ def main(kind, count, seed):
                     faults.append(_fault(original, path, number, error))
             except BaseException as error:
                 faults.append(_fault(original, path, number, error))
+            signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
             if Path("code-ran").exists():
                 faults.append(["code ran", str(original), number])
                 os.rmdir("code-ran")
     figures["megabytes"] = max(0, memory("VmPeak") - before) >> 20
-    # One of each kind says enough.
-    kept = {json.dumps(fault[:2] + fault[-2:-1]): fault for fault in faults}
+    figures["faults"] = len(faults)
+    kept = {(fault[0], *fault[3:4]): fault for fault in faults}             # one of each kind says enough
     print(json.dumps([figures, [*kept.values()][:20]]))
+
+
+def _hang(number, frame):
+    raise Hang
 
 
 def _fault(original, path, number, error):
