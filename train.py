@@ -27,7 +27,8 @@ from rqvae.training import TrainingInterrupted
 # What each preset departs from the documented model and training in.
 PRESETS = {
     "documented": {"batch_size": 32, "epochs": 100},
-    "tiger": recipe.MODEL,          # and what depends on the number of items, see `by_rule`
+    "tiger": recipe.MODEL,          # and what follows from the size of the catalogue, see `by_rule`
+    "closed": recipe.MODEL,
 }
 DEFAULTS = {"preset": "tiger", "val_fraction": 0.05, "seed": 0}
 MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
@@ -57,7 +58,9 @@ def build_parser() -> ArgumentParser:
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",
         help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
-    add("--preset", choices=sorted(PRESETS), help=f"what to train (default: {DEFAULTS['preset']})")
+    add("--preset", choices=sorted(PRESETS),
+        help=f"tiger: the measured recipe; closed: fits the catalogue harder, new items worse; documented: the "
+             f"documented model and training (default: {DEFAULTS['preset']})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where to write (default: checkpoints)")
     add("--resume", nargs="?", const="", metavar="PATH",
@@ -97,7 +100,7 @@ def prepare(arguments) -> Job:
     items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
-    if settings["preset"] == "tiger":
+    if settings["preset"] != "documented":
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
@@ -130,10 +133,11 @@ def settle(arguments, recorded) -> dict:
 
 
 def by_rule(table, settings) -> dict:
-    """What the tiger preset derives from the number of items."""
+    """What the recipe derives from the size of the catalogue."""
     rows, width = table.shape
     trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
-    return {"epochs": recipe.epochs(trained_on), "batch_size": recipe.batch_size(trained_on)}
+    return {"epochs": recipe.epochs(trained_on), "batch_size": recipe.batch_size(trained_on),
+            "latent_dim": recipe.model_options(width)["latent_dim"]}
 
 
 def find_run(path, folder):
@@ -184,14 +188,15 @@ def train(job, stop) -> int:
     train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
-    options = {}
-    if settings["preset"] == "tiger":
+    options, closed = {}, settings["preset"] == "closed"
+    if settings["preset"] != "documented":
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"])
         steps = settings["epochs"] * len(train_loader)
-        options = {"optimizers": recipe.configure_optimizers(job.model, steps), "monitor": "val_recon_loss"}
-        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"])
+        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
+                   "monitor": "val_recon_loss"}
+        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
     try:
         history = fit(
             job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,

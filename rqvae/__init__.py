@@ -1,5 +1,13 @@
 """Semantic IDs for generative recommendation: a residual-quantized autoencoder in plain PyTorch."""
 
+import re
+
+import torch
+
+if [int(part) for part in re.findall(r"\d+", torch.__version__)[:2]] < [2, 6]:
+    raise ImportError(f"torch is {torch.__version__}; rqvae needs 2.6 or newer: "
+                      'pip install --upgrade "torch>=2.6"')
+
 from .model import RqVae
 from .quantize import VectorQuantizer, ResidualQuantizer
 from .networks import Encoder, Decoder

@@ -13,9 +13,9 @@ from .data import sample_rows
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_ITEMS, NeighbourMixing, nearest_items
 
-MODEL = {                       # constructor arguments of `RqVae`
+LATENT_DIM = 256                # or the feature width, where that is less
+MODEL = {                       # the other constructor arguments of `RqVae`
     "hidden_dim": [1024],
-    "latent_dim": 256,
     "num_embeddings": 256,
     "num_quantizers": 3,
     "commitment_cost": 0.2,
@@ -26,11 +26,17 @@ MODEL = {                       # constructor arguments of `RqVae`
     "standardize": True,
 }
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
+CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
+
+
+def model_options(input_dim: int) -> dict:
+    """Constructor arguments of `RqVae` for features of this width."""
+    return {"input_dim": input_dim, "latent_dim": min(LATENT_DIM, input_dim), **MODEL}
 
 
 def batch_size(num_items: int) -> int:
@@ -43,13 +49,20 @@ def epochs(num_items: int) -> int:
     return max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
 
 
-def configure_optimizers(model, total_steps: int) -> dict:
-    """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`."""
+def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> dict:
+    """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
+
+    Args:
+        model: an `RqVae`.
+        total_steps: batches of the whole training.
+        closed: fit a catalogue that no item will ever join, at the expense of new items.
+    """
+    weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
     perceptrons = [*model.encoder.layers.parameters(), *model.decoder.layers.parameters()]
     decayed = set(perceptrons)
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in decayed]
     optimizer = torch.optim.AdamW(
-        [{"params": perceptrons, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}],
+        [{"params": perceptrons, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=model.learning_rate)
 
     def share(step):
@@ -67,7 +80,7 @@ def start(model, loader, seed=0) -> None:
     initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE, seed=seed)
 
 
-def training(model, loader, max_epochs, seed=0):
+def training(model, loader, max_epochs, seed=0, *, closed=False):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -75,9 +88,10 @@ def training(model, loader, max_epochs, seed=0):
         loader: a shuffling `FeatureLoader` of the items to train on.
         max_epochs: of the whole training.
         seed: of what is drawn.
+        closed: as in `configure_optimizers`; neighbours are then not mixed in.
     """
     model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
-    if not 2 <= loader.num_rows <= MOST_ITEMS:
+    if closed or not 2 <= loader.num_rows <= MOST_ITEMS:
         return loader
     near = nearest_items(loader.at(slice(None)), NEIGHBOURS, seed=seed)
     return NeighbourMixing(loader, near, reach=REACH, seed=seed)

@@ -142,6 +142,33 @@ def test_importing_prints_nothing_draws_nothing_and_builds_no_compiler():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_an_older_torch_is_refused_in_one_sentence_and_a_newer_one_never():
+    script = textwrap.dedent("""
+        import sys, torch
+        for version in ("1.13.1", "2.5.1+cu124", "2.5.0a0+git1a2b3c4", "2.6.0", "2.6.0a0+df5bbc09d1.nv24.12",
+                        "2.10.1", "2.13.0+cpu", "3.0.0"):
+            torch.__version__ = version
+            try:
+                import rqvae
+                print(version, "is taken")
+            except ImportError as error:
+                print(error)
+            for name in [name for name in sys.modules if name.split(".")[0] == "rqvae"]:
+                del sys.modules[name]
+    """)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [f'torch is {version}; rqvae needs 2.6 or newer: pip install --upgrade "torch>=2.6"'
+                         for version in ("1.13.1", "2.5.1+cu124", "2.5.0a0+git1a2b3c4")]
+    assert len(lines) == 8 and all(line.endswith(" is taken") for line in lines[3:])
+
+
+def test_the_torch_that_is_asked_for_is_the_same_everywhere():
+    for name in ("setup.cfg", "requirements.txt", "rqvae/__init__.py"):
+        assert "torch>=2.6" in (ROOT / name).read_text("utf-8"), name
+
+
 def test_a_vendored_copy_works_under_another_name(tmp_path):
     vendor = tmp_path / "app" / "_vendor"
     vendor.mkdir(parents=True)

@@ -30,6 +30,11 @@ def test_epochs_fall_with_the_catalogue():
     assert found == sorted(found, reverse=True) and found[0] == 100 and found[-1] == 5
 
 
+def test_the_latent_is_never_wider_than_the_features():
+    assert [recipe.model_options(width)["latent_dim"] for width in (64, 256, 4096)] == [64, 256, 256]
+    assert RqVae(**recipe.model_options(64)).input_dim == 64
+
+
 def test_only_the_perceptrons_decay():
     model = RqVae(12, **SMALL)
     optimizer = recipe.configure_optimizers(model, 100)["optimizer"]
@@ -71,6 +76,21 @@ def test_neither_units_nor_origin_of_the_features_matter():
     shifted = features + 64
     found = batch_inference(trained(shifted), FeatureLoader(shifted, 64), "cpu")
     assert code_statistics(found, 16)["perplexity"] == pytest.approx(code_statistics(expected, 16)["perplexity"], rel=0.1)
+
+
+def test_a_closed_catalogue_is_fitted_harder():
+    features = clustered(300, clusters=60)
+    errors = {}
+    for closed in (False, True):
+        torch.manual_seed(0)
+        model = RqVae(12, **SMALL)
+        loader = FeatureLoader(features, 32, shuffle=True)
+        recipe.start(model, loader)
+        fit(model, recipe.training(model, loader, 10, closed=closed), max_epochs=10, device="cpu", progress=False,
+            optimizers=recipe.configure_optimizers(model, 10 * len(loader), closed=closed))
+        codes = batch_inference(model, FeatureLoader(features, 64), "cpu")
+        errors[closed] = (model.decode(codes) - features).square().mean().item()
+    assert errors[True] < errors[False]
 
 
 @pytest.mark.parametrize("features", [

@@ -333,7 +333,7 @@ def test_the_same_content_has_the_same_fingerprint_wherever_it_lies(table):
 
 def test_any_change_of_shape_type_or_number_changes_the_fingerprint():
     other = ROWS.copy()
-    other[13, 2] = np.nextafter(other[13, 2], 10)
+    other[13, 2] = np.nextafter(other[13, 2], np.float32(10))
     variants = [ROWS, other, ROWS[::-1], ROWS[:-1], ROWS.reshape(15, 8), ROWS.astype(np.float64),
                 ROWS[:, ::-1]]
     assert len({open_features(variant).fingerprint() for variant in variants}) == len(variants)
