@@ -21,6 +21,7 @@ from rqvae.evaluation import code_statistics, evaluate_reconstruction
 from rqvae.files import check_writable, locked, nearest_names
 from rqvae.inference import resolve_device
 from rqvae.items import OPTIONS, Items, add_item_options, open_items
+from rqvae.progress import event_writer
 from rqvae.report import collapse_advice, summary
 from rqvae.training import TrainingInterrupted
 
@@ -42,7 +43,7 @@ class Job(NamedTuple):
     model: RqVae
     settings: dict              # option -> value, as recorded in the checkpoint
     device: torch.device
-    speed: dict                 # of `fit`: amp, compile
+    how: dict                   # `fit` options that change no result worth recording
     checkpoint_dir: Path
     resume_from: Path           # None for a new run
 
@@ -68,6 +69,7 @@ def build_parser() -> ArgumentParser:
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
     add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
     add("--compile", action="store_true", help="compile encoder and decoder: slower to start, then faster")
+    add("--tensorboard", action="store_true", help="also write TensorBoard files beside the checkpoints")
     add("--seed", type=int, help=f"decides everything random (default: {DEFAULTS['seed']})")
     model = parser.add_argument_group("model (defaults: the preset's)")
     model.add_argument("--hidden-dim", type=int, nargs="+", metavar="N",
@@ -97,6 +99,8 @@ def prepare(arguments) -> Job:
     if resume_from is None and not arguments.overwrite:
         refuse_to_overwrite(folder)
     check_writable(folder)
+    if arguments.tensorboard:
+        event_writer(folder).close()        # missing packages are found before any work
     items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
@@ -104,8 +108,9 @@ def prepare(arguments) -> Job:
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
-    speed = {"fused": True, "amp": arguments.amp, "compile": arguments.compile}
-    return Job(items, model, settings, device, speed, folder, resume_from)
+    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile,
+             "tensorboard": arguments.tensorboard}
+    return Job(items, model, settings, device, how, folder, resume_from)
 
 
 def settle(arguments, recorded) -> dict:
@@ -201,7 +206,7 @@ def train(job, stop) -> int:
         history = fit(
             job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
             checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-            notes={**settings, **job.items.places}, **job.speed, **options,
+            notes={**settings, **job.items.places}, **job.how, **options,
         )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name

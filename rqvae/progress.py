@@ -5,8 +5,6 @@ import time
 
 from tqdm import tqdm
 
-SECONDS_BETWEEN_LINES = 5.0     # where stderr is a file, a line an epoch at most this often
-
 
 class EpochReport:
     """Progress of a training run.
@@ -15,10 +13,11 @@ class EpochReport:
         max_epochs: epochs in all.
         run: a `RunState`.
         show: False for silence.
+        events: a TensorBoard writer that gets each epoch, too, or None.
     """
 
-    def __init__(self, max_epochs, run, show=True):
-        self.max_epochs, self.run, self.show = max_epochs, run, show
+    def __init__(self, max_epochs, run, show=True, events=None):
+        self.max_epochs, self.run, self.show, self.events = max_epochs, run, show, events
         self.on_terminal = show and sys.stderr.isatty()
         self.drawn = 0.0
         self.bar = tqdm(
@@ -43,6 +42,8 @@ class EpochReport:
     def epoch(self, row) -> None:
         """An epoch ended with this row of history."""
         self.bar.update()
+        if self.events is not None:
+            write_events(self.events, row)
         if self.on_terminal:
             self.bar.set_postfix_str(_losses(row))
         elif self.show:
@@ -50,6 +51,31 @@ class EpochReport:
 
     def close(self) -> None:
         self.bar.close()
+        if self.events is not None:
+            self.events.close()
+
+
+def event_writer(folder):
+    """A TensorBoard writer into `folder`.
+
+    Raises:
+        ImportError: the optional package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard files need the package tensorboard: pip install tensorboard") from error
+    return SummaryWriter(str(folder))
+
+
+def write_events(writer, row) -> None:
+    """An epoch's row of history as TensorBoard scalars, one a level for what is a list."""
+    for name, value in row.items():
+        values = {f"{name}/level {level}": entry for level, entry in enumerate(value, start=1)} \
+            if isinstance(value, list) else {name: value}
+        for tag, number in values.items():
+            writer.add_scalar(tag, number, row["epoch"])
+    writer.flush()
 
 
 def _losses(row):

@@ -14,7 +14,7 @@ import torch
 from . import distributed
 from .files import remove_stale_temporaries, write_atomically
 from .inference import evaluating, model_device, resolve_device
-from .progress import EpochReport
+from .progress import EpochReport, event_writer
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
@@ -49,6 +49,7 @@ def fit(
     stop=None,
     notes=None,
     progress=True,
+    tensorboard=False,
 ) -> list:
     """Train a model as the documented Lightning system does, to the bit, and resume it exactly.
 
@@ -74,6 +75,7 @@ def fit(
         stop: called at each batch boundary; when it returns true the run is saved and ended.
         notes: plain values to keep in the checkpoints under "rqvae".
         progress: show a bar with the losses, or a line an epoch where stderr is not a terminal.
+        tensorboard: also write TensorBoard files into `checkpoint_dir` (needs the package).
 
     Returns:
         One dict an epoch: epoch, global_step, lr, seconds, the means of what the steps logged
@@ -100,7 +102,8 @@ def fit(
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
-    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank())) as report:
+    events = event_writer(folder) if tensorboard and folder and not distributed.rank() else None
+    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report:
         if val_dataloader is None:
             report.say("no validation items: the learning rate and best.ckpt follow train_loss")
         while run.epoch < max_epochs:

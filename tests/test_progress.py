@@ -1,0 +1,76 @@
+"""What a person sees of a running training, on a terminal and elsewhere."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from items import TINY, clustered, loader
+from rqvae import RqVae, fit
+from rqvae.progress import write_events
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_on_a_terminal_one_bar_shows_losses_and_use_of_the_codes(tmp_path):
+    np.save(tmp_path / "items.npy", clustered(200).numpy())
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "--data", "items.npy", "--epochs", "30", *TINY], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "150", "OMP_NUM_THREADS": "1"}, stderr=slave,
+        stdout=subprocess.PIPE)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:                 # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait(timeout=60) == 0
+    shown = shown.decode()
+    assert "100%" in shown and "codes used" in shown and "perplexity" in shown and "loss" in shown
+    assert shown.count("\n") < 5        # one bar that is drawn over, not a line an epoch
+
+
+def test_silence_is_silent(capsys):
+    fit(RqVae(12, 8, 4, 8), loader(clustered(40)), max_epochs=2, device="cpu", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lists_become_a_scalar_a_level():
+    class Writer:
+        seen = {}
+
+        def add_scalar(self, tag, value, step):
+            self.seen[tag] = (value, step)
+
+        def flush(self):
+            pass
+
+    write_events(Writer(), {"epoch": 4, "train_loss": 0.5, "codes_used": [7, 8]})
+    assert Writer.seen == {"epoch": (4, 4), "train_loss": (0.5, 4), "codes_used/level 1": (7, 4),
+                           "codes_used/level 2": (8, 4)}
+
+
+def test_tensorboard_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    history = fit(RqVae(12, 8, 4, 8), loader(clustered(40)), max_epochs=3, device="cpu", progress=False,
+                  checkpoint_dir=tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert seen == [(row["epoch"], pytest.approx(row["train_loss"])) for row in history]
+
+
+def test_tensorboard_without_its_package_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        fit(RqVae(12, 8, 4, 8), loader(clustered(40)), max_epochs=1, device="cpu", progress=False,
+            checkpoint_dir=tmp_path, tensorboard=True)
