@@ -179,12 +179,21 @@ def refuse_to_overwrite(folder) -> None:
 def run(job) -> int:
     """Train, alone or as one of several processes, and say what came of it."""
     only_ours = contextlib.nullcontext() if distributed.launched_rank() else locked(job.checkpoint_dir)
-    with only_ours, distributed.process_group(job.device), StopSignals() as stop:
+    with only_ours, distributed.process_group(job.device):
         with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
-            return train(job, stop)
+            with StopSignals() as stop:
+                history = train(job, stop)
+            if history is None:
+                return 128 + (stop.number or signal.SIGTERM)
+            if not history or history[-1]["epoch"] + 1 > job.settings["epochs"]:
+                say(f"already trained {len(history)} of {job.settings['epochs']} epochs; nothing to do")
+            elif not distributed.rank():
+                report(job, history)
+    return 0
 
 
-def train(job, stop) -> int:
+def train(job, stop):
+    """The run's history, or None if it was stopped."""
     settings, table = job.settings, job.items.dataset.table
     say(f"Training on {job.items.description}, on {job.device}" + (
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
@@ -203,7 +212,7 @@ def train(job, stop) -> int:
                    "monitor": "val_recon_loss"}
         train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
     try:
-        history = fit(
+        return fit(
             job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
             checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
             notes={**settings, **job.items.places}, **job.how, **options,
@@ -211,12 +220,7 @@ def train(job, stop) -> int:
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name
         say(f"Stopped by {name}; saved. Resume with: {command('train.py', '--resume', interrupted.path)}")
-        return 128 + (stop.number or signal.SIGTERM)
-    if not history or history[-1]["epoch"] + 1 > settings["epochs"]:
-        say(f"already trained {len(history)} of {settings['epochs']} epochs; nothing to do")
-    elif not distributed.rank():
-        report(job, history)
-    return 0
+        return None
 
 
 def report(job, history) -> None:

@@ -9,28 +9,51 @@ from .data import keyed_generator
 from .functional import kmeans, nearest_codes
 
 EXACT_ITEMS = 16384             # up to here neighbours are searched among all items, beyond it within cells
-MOST_ITEMS = 2**21              # beyond it items are not mixed: no run passes over so many often enough to memorise
+MOST_NUMBERS = 2**31            # items times width; beyond it items are not mixed, for the memory it takes, and
+                                # because no run passes over so many often enough to memorise them
+ROWS_PER_CHUNK = 1024
 
 
-def nearest_items(features, count, *, seed=0) -> torch.Tensor:
-    """The items of largest cosine to each item, seen from their common mean: (N, D) -> (N, count) int64.
+def nearest_items(loader, count, *, seed=0) -> torch.Tensor:
+    """The items of largest cosine to each item, seen from their common mean; the item itself left out.
 
-    The item itself is left out. Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items.
+    Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items, and items are held
+    in half precision: 2 bytes for each of their numbers.
+
+    Args:
+        loader: a `FeatureLoader` of N items.
+        count: how many are wanted.
+        seed: of the cells.
+
+    Returns:
+        (N, n) int64 positions, n the lesser of `count` and N - 1.
     """
-    unit = torch.nn.functional.normalize(features - features.mean(dim=0), dim=1)
+    unit = _unit_rows(loader)
     count = min(count, len(unit) - 1)
     near = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
     for cell in _cells(unit, seed):
-        pool = unit[cell]
-        short = count - (len(cell) - 1)
-        for rows in torch.arange(len(cell), device=unit.device).split(1024):
+        pool = unit[cell].float()
+        others = max(len(cell) - 1, 1)          # an item alone in its cell is its own neighbour
+        for rows in torch.arange(len(cell), device=unit.device).split(ROWS_PER_CHUNK):
             similarity = pool[rows] @ pool.T                                    # (rows, cell)
             similarity[torch.arange(len(rows)), rows] = -2
-            found = similarity.topk(count if short <= 0 else len(cell) - 1).indices
-            if short > 0:                       # a cell of fewer items than asked for: repeat, an item alone stays
-                found = found[:, torch.arange(count) % max(len(cell) - 1, 1)] if len(cell) > 1 else rows[:, None].expand(-1, count)
-            near[cell[rows]] = cell[found]
+            found = similarity.topk(min(count, others)).indices
+            # A cell with fewer items than wanted gives them more than once.
+            near[cell[rows]] = cell[found[:, torch.arange(count) % found.shape[1]]]
     return near
+
+
+def _unit_rows(loader):
+    """(N, D) items from their mean, of length 1, built chunk by chunk."""
+    starts = range(0, loader.num_rows, ROWS_PER_CHUNK)
+    mean = sum(loader.at(slice(start, start + ROWS_PER_CHUNK)).double().sum(dim=0) for start in starts)
+    mean = (mean / loader.num_rows).float()
+    dtype = torch.float32 if loader.num_rows <= EXACT_ITEMS else torch.float16
+    unit = torch.empty(loader.num_rows, len(mean), dtype=dtype, device=mean.device)
+    for start in starts:
+        rows = slice(start, start + ROWS_PER_CHUNK)
+        unit[rows] = torch.nn.functional.normalize(loader.at(rows) - mean, dim=1)
+    return unit
 
 
 def _cells(unit, seed):
@@ -41,7 +64,8 @@ def _cells(unit, seed):
     generator = torch.Generator().manual_seed(seed)
     num_cells = -(-len(unit) // (EXACT_ITEMS // 4))
     sample = torch.randperm(len(unit), generator=generator)[:20 * num_cells].to(unit.device)
-    codes = nearest_codes(unit, kmeans(unit[sample], num_cells, generator=generator))
+    centroids = kmeans(unit[sample].float(), num_cells, generator=generator)
+    codes = torch.cat([nearest_codes(rows.float(), centroids) for rows in unit.split(ROWS_PER_CHUNK)])
     order = codes.argsort(stable=True)
     cells = order.split(torch.bincount(codes, minlength=num_cells).tolist())
     return [part for cell in cells if len(cell) for part in cell.tensor_split(-(-len(cell) // EXACT_ITEMS))]

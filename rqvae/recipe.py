@@ -11,7 +11,7 @@ import torch
 from .assignment import BalancedAssignment
 from .data import sample_rows
 from .initialization import ROWS_PER_CODE, initialize
-from .mixing import MOST_ITEMS, NeighbourMixing, nearest_items
+from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 
 LATENT_DIM = 256                # or the feature width, where that is less
 MODEL = {                       # the other constructor arguments of `RqVae`
@@ -91,7 +91,7 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
     """
     model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
-    if closed or not 2 <= loader.num_rows <= MOST_ITEMS:
+    if closed or loader.num_rows < 2 or loader.num_rows * loader.table.shape[1] > MOST_NUMBERS:
         return loader
-    near = nearest_items(loader.at(slice(None)), NEIGHBOURS, seed=seed)
+    near = nearest_items(loader, NEIGHBOURS, seed=seed)
     return NeighbourMixing(loader, near, reach=REACH, seed=seed)

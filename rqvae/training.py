@@ -174,9 +174,14 @@ def _prepare(folder, history):
 
 
 def _append_line(folder, row):
-    if folder is not None and not distributed.rank():
-        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+    if folder is None or distributed.rank():
+        return
+    path = folder / "metrics.jsonl"
+    try:
+        with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+    except OSError as error:                    # a write that fails does not know its file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _save(run, folder, name):

@@ -9,6 +9,10 @@ from rqvae import mixing
 from rqvae.mixing import NeighbourMixing, nearest_items
 
 
+def near(features, count):
+    return nearest_items(FeatureLoader(features, 32), count)
+
+
 def brute_force(features, count):
     unit = torch.nn.functional.normalize((features - features.mean(dim=0)).double(), dim=1)
     similarity = (unit @ unit.T).fill_diagonal_(-2)
@@ -17,14 +21,14 @@ def brute_force(features, count):
 
 def test_neighbours_are_those_of_largest_cosine_from_the_mean():
     features = clustered(200) + 50
-    found = nearest_items(features, 5)
+    found = near(features, 5)
     assert [set(row) for row in found.tolist()] == [set(row) for row in brute_force(features, 5).tolist()]
 
 
 def test_in_cells_most_neighbours_are_found(monkeypatch):
     monkeypatch.setattr(mixing, "EXACT_ITEMS", 400)
     features = clustered(1500, clusters=30)
-    found, true = nearest_items(features, 5), brute_force(features, 5)
+    found, true = near(features, 5), brute_force(features, 5)
     share = (found[:, :, None] == true[:, None, :]).any(dim=2).float().mean()
     assert share > 0.8
     assert (found != torch.arange(1500)[:, None]).all()
@@ -33,29 +37,29 @@ def test_in_cells_most_neighbours_are_found(monkeypatch):
 def test_cells_too_small_for_the_count_still_give_every_item_one(monkeypatch):
     monkeypatch.setattr(mixing, "EXACT_ITEMS", 8)
     features = torch.cat([clustered(60), 100 + clustered(1, seed=3)])       # one item far from all others
-    found = nearest_items(features, 5)
+    found = near(features, 5)
     assert found.shape == (61, 5) and (found >= 0).all() and (found < 61).all()
 
 
 @pytest.mark.parametrize("items", [2, 3, 11])
 def test_few_items_have_the_others_as_neighbours(items):
-    found = nearest_items(torch.randn(items, 4), 10)
+    found = near(torch.randn(items, 4), 10)
     assert found.shape == (items, min(10, items - 1))
     assert all(row not in found[row] for row in range(items))
 
 
 def mixed(features, **options):
     loader = FeatureLoader(features, 16, shuffle=True)
-    return NeighbourMixing(loader, nearest_items(features, 3), **options)
+    return NeighbourMixing(loader, near(features, 3), **options)
 
 
 def test_an_item_lies_on_the_way_to_one_of_its_neighbours():
     features = clustered(100)
-    near, parts = nearest_items(features, 3), []
+    found, parts = near(features, 3), []
     for batch in mixed(features, reach=0.5):
         for position, row in zip(batch["positions"].tolist(), batch["features"]):
             start = features[position]
-            ways = features[near[position]] - start                           # (3, D)
+            ways = features[found[position]] - start                           # (3, D)
             part = ((row - start) * ways).sum(dim=1) / ways.square().sum(dim=1)
             off = (row - start - part[:, None] * ways).norm(dim=1)
             assert off.min() < 1e-4
@@ -86,9 +90,9 @@ def test_batches_depend_on_seed_epoch_and_place_alone():
 
 def test_shares_of_several_processes_make_up_the_batch_of_one():
     features = clustered(100)
-    near = nearest_items(features, 3)
-    whole = list(NeighbourMixing(FeatureLoader(features, 16, shuffle=True), near))
-    shares = [list(NeighbourMixing(FeatureLoader(features, 16, shuffle=True, share=(rank, 3)), near))
+    found = near(features, 3)
+    whole = list(NeighbourMixing(FeatureLoader(features, 16, shuffle=True), found))
+    shares = [list(NeighbourMixing(FeatureLoader(features, 16, shuffle=True, share=(rank, 3)), found))
               for rank in range(3)]
     for index, batch in enumerate(whole):
         for rank in range(3):
