@@ -14,9 +14,6 @@ from torch.nn import functional as F
 from . import distributed
 from .functional import balancing_potentials, squared_distances
 
-ROWS_PER_CODE = 8               # recent latents that prices are taken from
-STEPS_BETWEEN_PRICES = 128
-BALANCE = 0.05                  # epsilon of the prices, as a share of the median squared distance
 PULL_FROM, PULL_RISE = 0.3, 0.5     # shares of the training: where the pull sets in, and over which it rises
 
 
@@ -59,27 +56,28 @@ class SinkhornAssignment:
 class BalancedAssignment:
     """Every code at a price that keeps all codes in use, and on the last level no two items the same ID.
 
-    Prices are the potentials that balance recent latents over each codebook, taken anew now and then and
-    faded out towards the end, when codes are plainly the nearest. On the last level a row whose nearest
-    code another item of its prefix holds takes the nearest one that none holds; the penalty pulls its
-    latent over the border, harder as training goes on.
+    After each batch a code that more rows took than an even share gets dearer, one that fewer took
+    cheaper, in proportion (the balancing of experts without a loss of Wang et al., arXiv 2408.15664, on
+    distances). Prices fade out towards the end, when codes are plainly the nearest. On the last level a
+    row whose nearest code another item of its prefix holds takes the nearest one that none holds; the
+    penalty pulls its latent over the border, harder as training goes on.
 
     Args:
         num_items: N, the items trained on; batches name theirs by "positions" (B,), 0 to N - 1.
         quantizer: that will be trained.
         total_steps: of the training, which sets when prices fade and the pull grows.
-        pull: weight of the penalty at the end.
+        rate: by how much a code that took all rows of a batch gets dearer, over the mean squared distance.
         fade: share of the training over which prices are full; they are gone at twice that share.
+        pull: weight of the penalty at the end.
     """
 
-    def __init__(self, num_items, quantizer, total_steps, *, pull=4.0, fade=0.45):
-        num_codes, width = quantizer.codebooks[0].shape
+    def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.35, pull=5.5):
+        num_codes = quantizer.num_embeddings
         device = quantizer.codebooks[0].device
-        self.total_steps, self.pull, self.fade = max(total_steps, 1), pull, fade
+        self.total_steps, self.rate, self.fade, self.pull = max(total_steps, 1), rate, fade, pull
         self.num_codes = num_codes
         self.steps, self.penalty, self.positions = 0, 0.0, None
-        self.prices = None                                                      # per level (K,)
-        self.recent = torch.zeros(ROWS_PER_CODE * num_codes, width, device=device)
+        self.prices = torch.zeros(len(quantizer.codebooks), num_codes, device=device)      # (L, K)
         # Who holds what: prefixes hashed to rows of a table; 8 cells an item make false alarms rare.
         cells = min(max(8 * num_items, 2**22), 2**26)
         self.held = torch.zeros(-(-cells // num_codes), num_codes, dtype=torch.int32, device=device)
@@ -101,13 +99,12 @@ class BalancedAssignment:
         last = depth == len(levels) - 1
         codebook = levels[depth].embeddings.weight
         with torch.no_grad():
-            if depth == 0:
-                self._remember(residual, levels)
-            costs = squared_distances(residual, codebook)                       # (B, K)
-            if self.prices is not None:
-                costs = costs + self.prices[depth]
+            distances = squared_distances(residual, codebook)                   # (B, K)
+            strength, pull = self._strength(), self._pull()
+            costs = distances + strength * self.prices[depth] if strength else distances
             nearest = chosen = costs.argmin(dim=1)
-            pull = self._pull()
+            if strength:
+                self._reprice(depth, nearest, distances)
             if last and depth and pull:
                 prefix = self._hash(codes)
                 taken = self._taken_by_others(prefix)                           # (B, K)
@@ -124,34 +121,25 @@ class BalancedAssignment:
 
     def state_dict(self) -> dict:
         """What must survive a restart; `held` is counted again."""
-        return {"steps": self.steps, "prices": self.prices, "recent": self.recent, "cell": self.cell}
+        return {"steps": self.steps, "prices": self.prices, "cell": self.cell}
 
     def load_state_dict(self, state) -> None:
-        self.steps, self.prices = int(state["steps"]), state["prices"]
-        if self.prices is not None:
-            self.prices = [price.to(self.recent.device) for price in self.prices]
-        self.recent.copy_(state["recent"])
+        self.steps = int(state["steps"])
+        self.prices.copy_(state["prices"])
         self.cell.copy_(state["cell"])
         cells = self.cell[self.cell >= 0]
         self.held.zero_().view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
 
-    def _remember(self, latents, levels):
-        """Keep the newest latents, and take new prices from them when it is time."""
-        latents = distributed.gather(latents)
-        self.recent = torch.cat([self.recent[len(latents):], latents[-len(self.recent):].detach()])
-        if self.steps == 0 or self.steps % STEPS_BETWEEN_PRICES:
-            return
-        strength = min(1.0, 2 - self.steps / (self.fade * self.total_steps))
-        if strength <= 0:
-            self.prices = None
-            return
-        residual, self.prices = self.recent, []
-        for level in levels:
-            codebook = level.embeddings.weight
-            costs = squared_distances(residual, codebook)
-            epsilon = BALANCE * costs.median().clamp_min(torch.finfo(costs.dtype).tiny).item()
-            self.prices.append(strength * balancing_potentials(costs, epsilon=epsilon, iterations=20))
-            residual = residual - codebook[(costs + self.prices[-1]).argmin(dim=1)]
+    def _strength(self):
+        return max(0.0, min(1.0, 2 - self.steps / (self.fade * self.total_steps)))
+
+    def _reprice(self, depth, codes, distances):
+        """Move this level's prices by what the batch took, over all processes."""
+        taken = torch.bincount(codes, minlength=self.num_codes).to(distances.dtype)         # (K,)
+        sums = distributed.sum_(torch.cat([taken, distances.sum()[None]]))
+        taken, rows = sums[:-1], sums[:-1].sum()
+        scale = sums[-1] / (rows * self.num_codes)                              # mean squared distance
+        self.prices[depth] += self.rate * scale * (taken / rows - 1 / self.num_codes)
 
     def _pull(self):
         done = self.steps / self.total_steps

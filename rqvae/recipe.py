@@ -18,7 +18,7 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "hidden_dim": [1024],
     "num_embeddings": 256,
     "num_quantizers": 3,
-    "commitment_cost": 0.2,
+    "commitment_cost": 0.25,
     "learning_rate": 4e-3,
     "activation": "gelu",
     "linear_path": True,

@@ -148,27 +148,45 @@ def test_the_penalty_is_the_hinge_between_the_free_and_the_nearest_code():
                                5.0 * 2 * (table[near] - table[last]) / 8, rtol=1e-4, atol=1e-5)
 
 
-def test_prices_rise_with_the_training_and_are_gone_before_its_end():
-    model, assign = balanced(num_items=64, codes=4, total_steps=1000, pull=0.0)
-    features, strengths = clustered(64), {}
-    for now in (128, 256, 640, 896, 999):
-        assign.steps = 127
-        assign.steps = now if now % 128 == 0 else 128 * (now // 128)
-        step(model, assign, features, torch.arange(64))
-        strengths[now] = None if assign.prices is None else max(price.abs().max().item() for price in assign.prices)
-    assert strengths[128] > 0 and strengths[640] > 0
-    assert strengths[640] < strengths[256]
-    assign.steps = 128 * 8                               # past the end of the fade
-    step(model, assign, features, torch.arange(64))
-    assert assign.prices is None
+def test_prices_are_the_recursion_written_out():
+    model, assign = balanced(num_items=64, levels=2, codes=4, total_steps=10**6, rate=0.1, pull=0.0)
+    features, prices = clustered(64), torch.zeros(2, 4, dtype=torch.float64)
+    for _ in range(5):
+        out = step(model, assign, features, torch.arange(64))
+        residual = model.encode(features).double()
+        for level, table in enumerate(model.quantizer.codebooks):
+            distances = ((residual[:, None] - table.double()) ** 2).sum(dim=2)
+            codes = (distances + prices[level]).argmin(dim=1)
+            assert torch.equal(codes, out.encoding_indices[:, level])
+            for code in range(4):
+                prices[level, code] += 0.1 * distances.mean() * ((codes == code).sum() / 64 - 1 / 4)
+            residual = residual - table[codes]
+        torch.testing.assert_close(assign.prices.double(), prices, rtol=1e-4, atol=1e-4)
+    assert prices.sum(dim=1).abs().max() < 1e-3 * prices.abs().max()       # what one pays another gains
+
+
+def test_prices_fade_and_are_gone_before_the_end():
+    model, assign = balanced(num_items=64, codes=4, total_steps=1000, fade=0.4, pull=0.0)
+    assign.prices[:] = 1e6 * torch.tensor([0.0, 1.0, 1.0, 1.0])            # all but code 0 unaffordable
+    features = clustered(64)
+    plain = model.quantizer.encode(model.encode(features))
+    for steps, strength in ((0, 1.0), (400, 1.0), (600, 0.5), (800, 0.0), (999, 0.0)):
+        assign.steps = steps
+        assert assign._strength() == pytest.approx(strength)
+        before = assign.prices.clone()
+        codes = step(model, assign, features, torch.arange(64)).encoding_indices
+        if strength:
+            assert (codes == 0).all()
+        else:
+            assert torch.equal(codes, plain) and torch.equal(assign.prices, before)
 
 
 def test_prices_keep_all_codes_in_use():
-    model, assign = balanced(num_items=256, levels=1, codes=16, total_steps=10**6)
+    model, assign = balanced(num_items=256, levels=1, codes=16, total_steps=10**6, rate=0.02)
     with torch.no_grad():
         model.quantizer.embeddings.weight[1:] += 3.0     # one code wins nearly everything
     features = clustered(256)
-    for _ in range(130):
+    for _ in range(400):
         out = step(model, assign, features, torch.arange(256))
     plain = model.quantizer(model.encode(features)).encoding_indices
     assert len(plain.unique()) < 4 < 12 <= len(out.encoding_indices.unique())
