@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rqvae import FeatureLoader, RqVae, batch_inference, save_semantic_ids
+from rqvae import RqVae, batch_inference, save_semantic_ids
 from rqvae.assessment import assess, is_suffix, resolving_cost
 from rqvae.checkpoint import CONFIG_NAME, load_checkpoint
 from rqvae.collisions import collision_report
@@ -147,12 +147,13 @@ def prepare(arguments) -> Job:
     if table.shape[1] != model.input_dim:
         raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "
                          f"{model.input_dim}; give features of the same encoder, or train on these")
-    table.check()
-    names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
-    job = job._replace(items=items, names=names, split=trained_and_held_out(run_of, table),
-                       pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None)
     if job.shard:
         job.shard.check(len(table))
+    table.check(rows=job.shard.rows(len(table)) if job.shard else None)
+    names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
+    job = job._replace(items=items, names=names,
+                       split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
+                       pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None)
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
@@ -281,10 +282,17 @@ def encoded(job) -> np.ndarray:
     if job.parts:
         say(f"Merging {len(job.parts)} parts of {job.items.description}")
         return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
-    rows = job.shard.rows(len(table)) if job.shard else None
     say(f"Encoding {job.items.description}, on {job.device}")
-    codes = batch_inference(job.model, FeatureLoader(table, job.arguments.batch_size, rows=rows), job.device)
+    codes = batch_inference(job.model, batches(job), job.device)
     return codes.reshape(len(codes), -1).numpy()
+
+
+def batches(job):
+    """The items in order, or those of a shard, a slice of the table at a time."""
+    table = job.items.dataset.table
+    rows, size = job.shard.rows(len(table)) if job.shard else range(len(table)), job.arguments.batch_size
+    for first in range(rows.start, rows.stop, size):
+        yield {"features": table.rows(slice(first, min(first + size, rows.stop)))}
 
 
 def write_shard(job, codes) -> int:

@@ -155,7 +155,7 @@ def resolving_cost(model, features, before, after, moved) -> float:
     spread = row_errors(features, before)[1].sum().item()
     rise = 0.0
     for start in range(0, len(moved), ROWS_PER_CHUNK):
-        rows = torch.as_tensor(moved[start:start + ROWS_PER_CHUNK])
+        rows = moved[start:start + ROWS_PER_CHUNK]          # numpy: it takes a tensor of one row for a number
         items = features.rows(rows).double()
         worse, better = ((items - decoded(model, codes[rows]).double()).square().sum() for codes in (after, before))
         rise += (worse - better).item()

@@ -52,6 +52,9 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
                         names=None, overwrite=False) -> list[Path]:
     """Write semantic IDs in the form that another system reads.
 
+    Files are replaced one by one, each as a whole, the main file last: one that is new has all its
+    others beside it, whatever ended the writing.
+
     Args:
         codes: (N, L) or (N,) integers. Formats that number the items of a collision do so by
             themselves: they want codes without a suffix.
@@ -80,7 +83,7 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
                    as_labels(names, len(codes), "names"))
     plan = _plan(items, format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
-    for path, write in plan:
+    for path, write in reversed(plan):
         write_atomically(path, write)
     return [path for path, _ in plan]
 

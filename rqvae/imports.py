@@ -15,6 +15,7 @@ from .codes import as_codes, as_item_ids
 from .files import describe_content
 from .semantic_ids import SemanticIds, existing_file, load_semantic_ids, read_index
 from .tokens import level_offsets, token_codes
+from .torch_files import CheckpointError, map_torch_file
 
 _SUFFIXES = {
     "lcrec": (".json",), "minionerec": (".json", ".txt"), "minionerec-kmeans": (".json",),
@@ -91,11 +92,15 @@ def _read_index(path, format):
 
 
 def _read_tensor(path, format):
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError(f"{path} is not a .pt (torch >= 1.6) file: {describe_content(path)}; "
+                             "save it again with torch.save(table, path)")
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:          # torch raises whatever it stumbles on
-        raise ValueError(f"{path} cannot be read as a tensor ({type(error).__name__}): "
-                         f"{describe_content(path)}") from None
+        table = map_torch_file(path)
+    except CheckpointError as error:
+        raise ValueError(f"{path} cannot be read as a tensor: it "
+                         f"{str(error)[len(str(path)) + 1:]}") from error
     if not isinstance(table, torch.Tensor) or table.ndim != 2 or table.dtype not in _INTEGERS:
         found = (f"{table.dtype} of shape {tuple(table.shape)}" if isinstance(table, torch.Tensor)
                  else f"a {type(table).__name__}")
@@ -103,6 +108,7 @@ def _read_tensor(path, format):
     if table.layout != torch.strided or table.nbytes > table.untyped_storage().nbytes():
         raise ValueError(f"{path} holds fewer numbers than its shape {tuple(table.shape)} has; "
                          "save a dense, contiguous tensor")
+    table = table.clone()               # the file need not stay as it is from here on
     grid = format == "grid" or (format is None and table.shape[0] < table.shape[1])
     return table.T if grid else table, None, None
 

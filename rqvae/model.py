@@ -259,16 +259,28 @@ class RqVae(nn.Module):
                             f"there are {', '.join(known)}")
         # Lightning, too, drops what the constructor does not take: files of older or wider modules load.
         hyper_parameters = {**{name: found[name] for name in known if name in found}, **overrides}
+        _check_depth(found, len(state_dict), path)
         try:
             with torch.device("meta"):          # shapes only: what a damaged file says may be of any size
                 cls(**hyper_parameters).check_weights(state_dict, found, path, strict)
             model = cls(**hyper_parameters)
         except checkpoint.CheckpointError:
             raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {error}") from error
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = str(error).split("\n")[0]          # torch adds where in its C++ that was
+            raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {reason}") from error
         model.load_weights(state_dict, found, path, strict)
         return model if map_location is None else model.to(map_location)
+
+
+def _check_depth(found, num_weights, path):
+    """Refuse more levels or layers than a file has weights: each has some, and to build them takes time."""
+    widths = found.get("hidden_dim")
+    for what, depth in (("levels", found.get("num_quantizers")),
+                        ("hidden layers", len(widths) if isinstance(widths, (list, tuple)) else None)):
+        if isinstance(depth, int) and depth > num_weights:
+            raise checkpoint.CheckpointError(f"{path}: its hyper-parameters ask for {depth} {what}, but it holds "
+                                             f"{num_weights} weights; use another copy of it")
 
 
 def _check_values(values):

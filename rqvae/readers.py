@@ -24,6 +24,7 @@ import torch
 
 from .blocks import array_block, file_block, require_numbers, table_shape, tensor_block
 from .files import describe_content, nearest_names
+from .torch_files import CheckpointError, map_torch_file
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")
 
@@ -32,7 +33,7 @@ _SAVE = "save features with np.save('features.npy', array)"
 _AGAIN = "copy or save it again"
 _NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
 _NPY_FIELDS = {     # not parsed as Python, whose documentation says that hostile text can crash it
-    "descr": r"""['"]descr['"]\s*:\s*(?:['"]([^'"]*)['"]|[\[(])""",
+    "descr": r"""['"]descr['"]\s*:\s*(?:['"]([^'"\s]{0,40})['"]|[\[(])""",
     "fortran_order": r"""['"]fortran_order['"]\s*:\s*(True|False)""",
     "shape": r"""['"]shape['"]\s*:\s*\(([\d\s,L]*)\)""",
 }
@@ -165,14 +166,13 @@ def _table_in(where, header, size):
 # ---- .pt and .safetensors
 
 def _read_torch(path, key):
+    """Its tensors stay in the file, which is read through once: the format has checksums."""
     _require_start(path, _ZIP, f"{path.suffix} (torch >= 1.6)")
     try:
-        with warnings.catch_warnings():             # of TorchScript, which is refused anyway
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:                      # torch raises a dozen kinds
-        raise ValueError(f"{path} cannot be read as tensors alone ({_reason(path, error)}); "
-                         "save it again with torch.save(tensor, path)") from error
+        content = map_torch_file(path)
+    except CheckpointError as error:
+        raise ValueError(f"{path} cannot be read as tensors alone: it "
+                         f"{str(error)[len(str(path)) + 1:]}") from error
     where = path
     if isinstance(content, dict):
         tensors = {str(name): value for name, value in content.items() if torch.is_tensor(value)}
@@ -188,15 +188,6 @@ def _read_torch(path, key):
         raise ValueError(f"{where} has shape {tuple(content.shape)} but stores fewer numbers, "
                          "each of them shown many times; save tensor.contiguous()")
     return block
-
-
-def _reason(path, error):
-    """Why torch would not read a file: what it asks to run, or the first line of its complaint."""
-    with contextlib.suppress(Exception):
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        if names:
-            return f"it asks to run {', '.join(sorted(names)[:5])}, which is not done"
-    return f"damaged or incomplete, {_first_line(error)}"
 
 
 def _read_safetensors(path, key):
@@ -325,9 +316,5 @@ def _decoding(path):
     try:
         yield
     except Exception as error:
-        reason = _first_line(error)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path} is damaged or incomplete ({reason}); {_AGAIN}") from error
-
-
-def _first_line(error):
-    return f"{type(error).__name__}: {str(error)}".splitlines()[0][:120]

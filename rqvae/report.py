@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import textwrap
 
+import numpy as np
 import torch
 
 from .assessment import QUESTIONS, codes_of, per_level, usable_codes
-from .collisions import collision_report
+from .collisions import collision_report, id_keys, run_starts
 from .console import percent, table
 
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
@@ -135,18 +136,21 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
         groups: how many prefixes, taken evenly over those that at least two items share.
         members: how many items of each.
     """
-    codes = torch.as_tensor(codes).reshape(len(codes), -1)
-    prefixes = codes[:, :max(1, codes.shape[1] - 1)]
-    distinct, group_of, sizes = prefixes.unique(dim=0, return_inverse=True, return_counts=True)
-    shared = (sizes >= min(3, int(sizes.max()))).nonzero()[:, 0]
+    codes = np.asarray(codes).reshape(len(codes), -1)
+    length = max(1, codes.shape[1] - 1)
+    keys = id_keys(codes[:, :length])
+    ordered = np.sort(keys)
+    starts = run_starts(ordered)
+    sizes = np.diff(starts, append=len(keys))
     if sizes.max() < 2:
         return "no two items share a prefix"
-    shown = shared[torch.linspace(0, len(shared) - 1, min(groups, len(shared))).round().long()]
+    shared = np.flatnonzero(sizes >= min(3, sizes.max()))
+    shown = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]
     lines = ["items that share a prefix:"]
-    for group in shown.tolist():
-        rows = (group_of == group).nonzero()[:, 0].tolist()
-        prefix = " ".join(map(str, distinct[group].tolist()))
+    for group in shown:
+        rows = np.flatnonzero(keys == ordered[starts[group]])
+        prefix = " ".join(map(str, codes[rows[0], :length].tolist()))
         lines.append(f"  {prefix}  ({len(rows):,} items)")
-        for row in rows[:members]:
+        for row in rows[:members].tolist():
             lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {names[row] if names else f'row {row}'}")
     return "\n".join(lines)

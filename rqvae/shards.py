@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from .inference import ROWS_PER_CHUNK, chunk_ids, evaluating
 from .semantic_ids import load_semantic_ids
@@ -23,11 +22,11 @@ class Shard(NamedTuple):
     index: int              # from 1
     count: int
 
-    def rows(self, num_rows) -> torch.Tensor:
-        """Its row numbers of a table of `num_rows`, a range as int64."""
+    def rows(self, num_rows) -> range:
+        """Its row numbers of a table of `num_rows`."""
         chunks = -(-num_rows // ROWS_PER_CHUNK)
         begin, end = (ROWS_PER_CHUNK * (chunks * part // self.count) for part in (self.index - 1, self.index))
-        return torch.arange(begin, min(end, num_rows))
+        return range(begin, min(end, num_rows))
 
     def path(self, output) -> Path:
         """ids.json -> ids.shard-002-of-004.npy."""
@@ -102,7 +101,8 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
             raise ValueError(f"{path} holds {codes.shape[0]} items of {codes.shape[1]} codes, expected {len(rows)} of "
                              f"{len(model.quantizer.codebooks)}; {again}")
         with evaluating(model):
-            expected = chunk_ids(model, features.rows(rows[:ROWS_PER_CHUNK].numpy())).reshape(-1, codes.shape[1])
+            first = features.rows(slice(rows.start, min(rows.start + ROWS_PER_CHUNK, rows.stop)))
+            expected = chunk_ids(model, first).reshape(-1, codes.shape[1])
         same = (expected.numpy() == codes[:ROWS_PER_CHUNK]).all(axis=1).mean()
         if same < 0.5:              # another kind of device rounds differently, for a few items
             raise ValueError(f"{path} is not of this checkpoint and these items: {same:.0%} of its first IDs agree; "

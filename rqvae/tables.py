@@ -32,7 +32,8 @@ def open_features(source, *, key=None, item_ids=None) -> FeatureTable:
     """The (N, D) table that `source` holds, left where it is: only headers are read now.
 
     Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
-    memory-mapped; `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are
+    read through for its checksums, which takes its time for a large one, and then memory-mapped;
+    `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are
     asked for, from any real dtype. `FeatureTable.check` looks at every number.
 
     Args:
@@ -113,20 +114,23 @@ class FeatureTable:
             out[places] = self._float32(block.read(local))
         return torch.from_numpy(out)
 
-    def check(self, chunk_rows=None) -> None:
+    def check(self, chunk_rows=None, rows=None) -> None:
         """Look at every number, in one pass and in bounded memory.
 
         Warns of integers, of rows that are all equal, of constant columns and of zero rows.
 
         Args:
             chunk_rows: rows held at once; unless said, 4 MiB of them.
+            rows: a range of at least one row number, to look at those only.
 
         Raises:
             ValueError: some rows hold NaN or Inf, or numbers so large that squares overflow.
         """
+        part = range(len(self)) if rows is None else rows
+        where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
         broken, zero = _Rows(), _Rows()
         lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
-        for first, rows in self._chunks(chunk_rows or self._chunk_rows()):
+        for first, rows in self._chunks(part, chunk_rows or self._chunk_rows()):
             with np.errstate(invalid="ignore"):
                 low, high = rows.min(axis=0), rows.max(axis=0)      # NaN wins in both
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -135,13 +139,13 @@ class FeatureTable:
             zero.add(first, suspects[~rows[suspects].any(axis=1)])
             lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
         if broken.count:
-            raise ValueError(f"{self.source} has NaN or Inf in {broken.count} of {len(self)} rows "
+            raise ValueError(f"{where} has NaN or Inf in {broken.count} of {len(part)} rows "
                              f"({broken}); repair or remove those rows")
         largest = max(-float(lowest.min()), float(highest.max()))
         if largest > _TOO_LARGE:
-            raise ValueError(f"{self.source} has numbers as large as {largest:.2g}, whose squares "
+            raise ValueError(f"{where} has numbers as large as {largest:.2g}, whose squares "
                              f"overflow float32; {_SCALE}")
-        self._warn(np.flatnonzero(lowest == highest), zero)
+        self._warn(where, len(part), np.flatnonzero(lowest == highest), zero)
 
     def fingerprint(self) -> str:
         """Hex digits that tell this content from another: shape, dtype and up to 4096 rows.
@@ -155,18 +159,18 @@ class FeatureTable:
             digest.update(self.rows(numbers[first:first + self._chunk_rows()]).numpy())
         return digest.hexdigest()
 
-    def _warn(self, constant, zero):
+    def _warn(self, where, count, constant, zero):
         if "int" in self.dtype:
             _warn(f"{self.source} has integer features ({self.dtype}), used as numbers, "
                   "which is wrong if they are item numbers or codes")
-        if len(self) > 1 and len(constant) == self.shape[1]:
-            _warn(f"{self.source} has {len(self)} rows that are all equal; "
+        if count > 1 and len(constant) == self.shape[1]:
+            _warn(f"{where} has {count} rows that are all equal; "
                   "all items will get one semantic ID")
-        elif len(self) > 1 and len(constant):
-            _warn(f"{self.source} has {len(constant)} constant columns of {self.shape[1]} "
+        elif count > 1 and len(constant):
+            _warn(f"{where} has {len(constant)} constant columns of {self.shape[1]} "
                   f"({_listed(constant, len(constant))}); they tell no item from another")
         if zero.count:
-            _warn(f"{self.source} has {zero.count} rows of zeros only ({zero}); "
+            _warn(f"{where} has {zero.count} rows of zeros only ({zero}); "
                   "these items will get one semantic ID")
 
     def _float32(self, rows):
@@ -179,10 +183,10 @@ class FeatureTable:
     def _chunk_rows(self):
         return max(1, _CHUNK // (4 * self.shape[1]))
 
-    def _chunks(self, chunk_rows):
-        """(number of the first row, rows in working precision), from the first to the last."""
-        for first in range(0, len(self), chunk_rows):
-            count = min(chunk_rows, len(self) - first)
+    def _chunks(self, part, chunk_rows):
+        """(number of the first row, rows in working precision) of a range, in order."""
+        for first in range(part.start, part.stop, chunk_rows):
+            count = min(chunk_rows, part.stop - first)
             for places, block, local in self._parts(slice(first, first + count), count):
                 yield first + places.start, block.read(local)
 

@@ -19,7 +19,9 @@ import torch
 
 from .files import describe_content, nearest_names
 
-_WAY_OUT = "use another copy of it, or an earlier checkpoint"
+_WAY_OUT = "use another copy of it, or an earlier one"
+_CHUNK = 1 << 20                # bytes read at once where a record is only checked
+_LONGEST_WORD = 200             # characters of a file's own words in a message
 _INDEX_LIMIT = 32 << 20         # bytes of pickle; each can cost a hundred once it is objects
 _CLAIM_LIMIT = 8                # bytes of tensors for each byte of data; more is a trick of strides
 _LEGACY_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."      # a magic number, before torch 1.6
@@ -82,6 +84,28 @@ def _value(item):
 
 def read_torch_file(path, map_location):
     """What torch.save wrote to `path`, or one CheckpointError for everything that can be wrong."""
+    verified, asked = _verified(path)
+    content = _loaded(path, verified, asked, map_location)
+    claimed, held = _settle(content), verified.getbuffer().nbytes
+    if claimed > _CLAIM_LIMIT * held:
+        raise CheckpointError(f"{path} claims {claimed:,} bytes of tensors from {held:,} bytes of "
+                              "data, which nothing that training writes does; do not use it")
+    return content
+
+
+def map_torch_file(path):
+    """The same with tensors that stay in the file: it is read through for its checksums, then mapped.
+
+    A tensor that shows few numbers many times is not refused, as none of them is copied here.
+    """
+    _, asked = _verified(path, copy_data=False)
+    content = _loaded(path, path, asked, "cpu", mmap=True)
+    _settle(content)
+    return content
+
+
+def _verified(path, copy_data=True) -> tuple:
+    """`_verified_copy` of the file at `path`; every error names it."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} not found{nearest_names(path)}")
@@ -92,32 +116,34 @@ def read_torch_file(path, map_location):
         raise CheckpointError(f"{path} is a device or pipe; expected a checkpoint file")
     with open(path, "rb") as file:
         try:
-            verified, asked = _verified_copy(file)
+            return _verified_copy(file, copy_data)
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from None
         except Exception as error:      # zipfile and pickletools have a zoo of their own
             raise CheckpointError(
-                f"{path} is truncated or damaged ({error}); {_WAY_OUT}") from error
+                f"{path} is truncated or damaged ({_short(error)}); {_WAY_OUT}") from error
+
+
+def _loaded(path, source, asked, map_location, mmap=False):
+    """What torch makes of `source`, the verified copy of the file at `path` or that file itself."""
     stand_ins = [(dict if name in _ATTRIBUTE_DICTS else _StandIn, name) for name in asked - _KNOWN]
     allowed = torch.serialization.safe_globals(stand_ins) if stand_ins else contextlib.nullcontext()
     try:
         with allowed:
-            content = torch.load(verified, map_location, weights_only=True, mmap=False)
+            return torch.load(source, map_location, weights_only=True, mmap=mmap)
     except Exception as error:
         if "deserialize object on" in str(error):
             raise CheckpointError(f"{path} cannot be read with map_location={map_location!r} "
                                   "on this machine; pass map_location='cpu'") from error
         raise CheckpointError(f"{path} is not what torch.save writes ({type(error).__name__} while "
                               f"its content was rebuilt); {_WAY_OUT}") from error
-    claimed, held = _settle(content), verified.getbuffer().nbytes
-    if claimed > _CLAIM_LIMIT * held:
-        raise CheckpointError(f"{path} claims {claimed:,} bytes of tensors from {held:,} bytes of "
-                              "data, which nothing that training writes does; do not use it")
-    return content
 
 
-def _verified_copy(file) -> tuple:
-    """-> (BytesIO of a zip with the verified records of `file`, set of globals the index names)."""
+def _verified_copy(file, copy_data) -> tuple:
+    """-> (BytesIO of a zip with the verified records of `file`, set of globals the index names).
+
+    Without `copy_data` the records of tensors are verified as well, a piece at a time, and left out.
+    """
     if file.read(4) != b"PK\x03\x04":
         raise CheckpointError(_what_it_is(file))
     copy, sizes, index = io.BytesIO(), {}, b""
@@ -126,17 +152,23 @@ def _verified_copy(file) -> tuple:
         folders = {name[:-len("data.pkl")] for name in names if name.endswith("/data.pkl")}
         if len(folders) != 1:
             raise CheckpointError("is a zip archive without the one data.pkl that torch.save "
-                                  f"writes; it holds {some(names)}; pass a .ckpt file")
+                                  f"writes; it holds {some(names)}; pass a file of torch.save")
         folder = folders.pop()
         claimed, held = sum(e.file_size for e in entries), os.fstat(file.fileno()).st_size
         if claimed > held or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
             raise CheckpointError("holds compressed or overlapping records, which torch.save never "
                                   f"writes; {_WAY_OUT}")
         for entry in entries:
-            record = archive.read(entry)        # raises where the CRC does not match
             name = entry.filename[len(folder):]
+            if name.startswith("data/") and not copy_data:
+                sizes[name] = entry.file_size
+                with archive.open(entry) as stream:
+                    while stream.read(_CHUNK):
+                        pass                    # its end raises where the CRC does not match
+                continue
+            record = archive.read(entry)        # raises likewise
             if name == "byteorder" and record != sys.byteorder.encode():
-                raise CheckpointError(f"was written in another byte order ({record!r}, here it is "
+                raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here it is "
                                       f"{sys.byteorder}); save it again on such a machine")
             if name == "data.pkl":
                 index = record
@@ -230,7 +262,7 @@ def _check_storage(identity, sizes) -> None:
     _, storage, key, _, count = identity
     held, claimed = sizes.get(f"data/{key}"), count * STORAGES[storage].itemsize
     if type(storage) is not _Name or held != claimed:
-        raise CheckpointError(f"promises {claimed:,} bytes in the record data/{key}, which "
+        raise CheckpointError(f"promises {claimed:,} bytes in the record data/{_short(key)}, which "
                               f"{'is missing' if held is None else f'has {held:,}'}; {_WAY_OUT}")
 
 
@@ -269,7 +301,7 @@ def _what_it_is(file) -> str:
 
 
 def _foreign(names) -> str:
-    names = sorted(set(names))
+    names = sorted(set(map(_short, names)))
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return (f"asks for {', '.join(names[:10])}{more}, which could run code, so it was not opened "
             "and nothing was run; if you trust its source, save it again there with numbers, "
@@ -278,5 +310,10 @@ def _foreign(names) -> str:
 
 def some(names) -> str:
     """The first three of `names`, and a sign that there are more."""
-    names = [str(name) for name in names]
+    names = [_short(name) for name in names]
     return ", ".join([*names[:3], "..."] if len(names) > 3 else names) or "nothing"
+
+
+def _short(words) -> str:
+    """Words of a file as a message can take them: in one line, and not for ever."""
+    return " ".join(str(words).split())[:_LONGEST_WORD]

@@ -115,3 +115,12 @@ def test_a_suffix_is_told_from_a_level(codes, expected):
 
 def test_every_standard_says_what_to_change():
     assert all(standard.remedy and standard.sign in ("at most", "at least") for standard in HEALTHY.values())
+
+
+def test_one_moved_row_has_its_cost_too(tokenizer):
+    model, table, codes = tokenizer
+    after = codes.clone()
+    after[5, -1] = (after[5, -1] + 1) % 8
+    (worse, spread, _), (better, _, _) = row_errors(table, after, model), row_errors(table, codes, model)
+    assert resolving_cost(model, table, codes.numpy(), after.numpy(), np.array([5])) == pytest.approx(
+        ((worse.sum() - better.sum()) / spread.sum()).item(), rel=1e-5)

@@ -466,7 +466,7 @@ def legacy_bytes():
      "is in the format of torch before 1.6, which has no checksums; convert it once"),
     (FIXTURE.read_bytes()[:5000],
      "is truncated or damaged (File is not a zip file); use another copy of it, or "
-     "an earlier checkpoint"),
+     "an earlier one"),
     (pickle.dumps([1, 2]),
      "this is a Python pickle, which can run code when it is read, so it is not opened"),
 ], ids=["empty", "lfs", "html", "json", "zeros", "text", "npy", "npz", "legacy", "cut", "pickle"])
@@ -718,7 +718,7 @@ def test_every_flipped_bit_of_a_weight_is_detected(tmp_path):
     for offset in range(start, start + 64):
         path.write_bytes(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1:])
         assert re.search(r"is truncated or damaged \(Bad CRC-32 for file '.*/data/\d+'\); "
-                         "use another copy of it, or an earlier checkpoint", refusal(path))
+                         "use another copy of it, or an earlier one", refusal(path))
 
 
 def test_a_cut_file_is_always_detected(tmp_path):

@@ -31,6 +31,16 @@ def test_lcrec_is_the_index_by_row_number_and_item_ids_stand_beside_it(tmp_path)
     assert paths[1].read_text() == "B0\t0\nB1\t1\nB2\t2\nB3\t3\nB4\t4\nB5\t5\n"
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_main_file_is_written_last(tmp_path, monkeypatch, format):
+    if "parquet" in FORMATS[format].suffixes[0]:
+        pytest.importorskip("pyarrow")
+    written, original = [], exports.write_atomically
+    monkeypatch.setattr(exports, "write_atomically", lambda path, write: (written.append(path), original(path, write)))
+    paths = export(format, tmp_path, item_ids=IDS)
+    assert written[-1] == paths[0] and sorted(written) == sorted(paths)
+
+
 def test_lcrec_as_its_data_set_reads_it(tmp_path):
     [path] = export("lcrec", tmp_path / "Games.index.json")
     assert path.name == "Games.index.json"

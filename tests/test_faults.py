@@ -157,8 +157,8 @@ UNUSABLE = {
     "double.npy": (npy(changed(0, 0, 1e300, np.float64)), "scale the features first"),
     "two.npz": (npz(a=ROWS, b=ROWS), "holds several arrays: 'a', 'b'; say which"),
     "two.pt": (torch_bytes({"a": torch.zeros(3, 2), "b": torch.zeros(3, 2)}), "holds several tensors: 'a', 'b'"),
-    "hostile.pt": (torch_bytes([Malice()]), "asks to run"),
-    "cut.pt": (torch_bytes(torch.zeros(50, 12))[:900], "damaged or incomplete"),
+    "hostile.pt": (torch_bytes([Malice()]), "asks for posix.mkdir, which could run code"),
+    "cut.pt": (torch_bytes(torch.zeros(50, 12))[:900], "truncated or damaged"),
     "table.csv": (b"1,2\n", "has the suffix '.csv'"),
 }
 
@@ -721,8 +721,6 @@ def seconds(read, path):
     return time.process_time() - began
 
 
-@pytest.mark.xfail(strict=True, reason="torch.load searches its own error message in quadratic time: "
-                   "readers._read_torch and imports._read_tensor should read by torch_files.read_torch_file")
 @pytest.mark.parametrize("read", [open_features, import_semantic_ids])
 def test_a_tensor_file_that_asks_for_a_long_name_is_refused_at_once(tmp_path, read):
     """100 kB of name take 100 seconds."""
@@ -732,8 +730,6 @@ def test_a_tensor_file_that_asks_for_a_long_name_is_refused_at_once(tmp_path, re
     assert seconds(read, tmp_path / "a.pt") < 0.3
 
 
-@pytest.mark.xfail(strict=True, reason="RqVae._restore builds as many levels as a file asks for before it looks at "
-                   "the weights")
 def test_a_model_that_claims_a_billion_levels_is_refused_at_once(tmp_path):
     """A billion of them take a day, and all memory."""
     RqVae(5, 6, 4, 8).save_pretrained(tmp_path, safe_serialization=False)
@@ -742,7 +738,6 @@ def test_a_model_that_claims_a_billion_levels_is_refused_at_once(tmp_path):
     assert seconds(RqVae.from_pretrained, tmp_path) < 0.3
 
 
-@pytest.mark.xfail(strict=True, reason="RqVae._restore passes torch's message on with all its lines")
 def test_a_size_beyond_64_bits_is_refused_in_one_line(tmp_path):
     RqVae(5, 6, 4, 8).save_pretrained(tmp_path, safe_serialization=False)
     config = tmp_path / "config.json"
@@ -752,7 +747,6 @@ def test_a_size_beyond_64_bits_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.xfail(strict=True, reason="item_ids._read_npy puts the type of the header into its message as it stands")
 def test_a_damaged_header_of_item_ids_is_refused_in_one_line(tmp_path):
     content = npy(np.array(["one", "two"]))
     (tmp_path / "ids.npy").write_bytes(content.replace(b"'<U3'", b"'<\nU'"))

@@ -111,20 +111,33 @@ class Danger:
 
 
 @pytest.mark.parametrize("content, words", [
-    (Danger(), "cannot be read as a tensor .UnpicklingError.: this is a zip archive"),
+    (Danger(), "cannot be read as a tensor: it asks for builtins.exec, which could run code"),
     ({"codes": torch.zeros(2, 2)}, "holds a dict; expected integers of shape"),
     (torch.zeros(2, 2), r"holds torch.float32 of shape \(2, 2\); expected integers"),
     (torch.zeros(2, dtype=torch.int64), r"holds torch.int64 of shape \(2,\); expected integers"),
     (torch.zeros(1, 1, dtype=torch.int64).expand(10 ** 6, 10 ** 6),
      "holds fewer numbers than its shape"),
     (-torch.ones(2, 2, dtype=torch.int64), "codes must be 0 or more .*, got -1 in row 0"),
-    (torch.zeros(2, 2, dtype=torch.int64).to_sparse(), "holds fewer numbers than its shape"),
+    (torch.zeros(2, 2, dtype=torch.int64).to_sparse(), "it asks for .*sparse"),
 ])
 def test_tensors_that_are_no_ids_are_refused_and_nothing_is_run(tmp_path, content, words):
     torch.save(content, tmp_path / "ids.pt")
     with pytest.raises(ValueError, match=words) as caught:
         import_semantic_ids(tmp_path / "ids.pt")
     assert "ids.pt" in str(caught.value)
+
+
+def test_a_tensor_file_that_is_none_or_is_damaged_is_refused(tmp_path):
+    path = tmp_path / "ids.pt"
+    torch.save(torch.arange(60).reshape(20, 3), path)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(range(1, 2)) + bytes(7))] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ids.pt cannot be read as a tensor: it is truncated or damaged \(Bad CRC-32"):
+        import_semantic_ids(path)
+    path.write_text("1-2-3")
+    with pytest.raises(ValueError, match=r"ids.pt is not a .pt \(torch >= 1.6\) file: starts with b'1-2-3'; save it"):
+        import_semantic_ids(path)
 
 
 @pytest.mark.parametrize("text, words", [

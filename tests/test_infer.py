@@ -12,6 +12,7 @@ import infer
 import train
 from items import clustered
 from rqvae import RqVae, load_semantic_ids
+from rqvae.tables import FeatureTable
 from test_train import TINY
 
 
@@ -178,6 +179,23 @@ def test_parts_merged_are_the_file_of_one_process(tmp_path, monkeypatch):
         assert infer.main(["--merge", "--output", "a.json", *extra]) == 0
         assert infer.main(["--output", "b.json", *extra]) == 0
         assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+
+
+def test_a_shard_reads_its_own_rows_alone_and_in_slices(trained, monkeypatch, capsys):
+    features = clustered(2500).numpy()
+    features[2400] = np.nan
+    np.save("more.npy", features)
+    asked, original = [], FeatureTable.rows
+    monkeypatch.setattr(FeatureTable, "rows", lambda table, index: asked.append(index) or original(table, index))
+    assert infer.main(["--ckpt", "--data", "more.npy", "--shard", "1/2", "--batch-size", "800"]) == 0
+    assert asked == [slice(0, 800), slice(800, 1024)]
+    assert "more.npy, rows 1024 to 2499, has NaN or Inf in 1 of 1476 rows (2400)" in refused(
+        ["--ckpt", "--data", "more.npy", "--shard", "2/2"], capsys)
+
+
+def test_how_a_run_split_its_items_is_looked_up_for_a_report_only(trained, monkeypatch):
+    monkeypatch.delattr(infer, "trained_and_held_out")
+    assert infer.main(["--ckpt"]) == 0
 
 
 def test_several_formats_in_one_run(trained, capsys):

@@ -25,9 +25,9 @@ def blocks(page, language):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, rows, seed in (("items", 200, 0), ("new_items", 20, 1)):
+    for name, rows, seed in (("items", 1100, 0), ("new_items", 20, 1)):
         np.save(f"{name}.npy", clustered(rows, width=64, seed=seed).numpy())
-    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(200)))
+    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(1100)))
     Path("new_ids.txt").write_text("\n".join(f"new-{row}" for row in range(20)))
 
 
@@ -43,7 +43,7 @@ def test_the_commands_run_in_their_order(page, folder):
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
             code = scripts[script](argv)
         assert code == 0, f"{script} {shlex.join(argv)}: {err.getvalue()}"
-    assert len(np.load("parts.npy")) == 200
+    assert len(np.load("parts.npy")) == 1100
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -89,3 +89,33 @@ def test_items_that_share_a_prefix_are_shown_by_name():
     text = shared_prefixes(codes, ["drill", "drill bit", "glue"])
     assert "  1 2  (2 items)" in text and "1 2 4          drill bit" in text and "glue" not in text
     assert shared_prefixes(codes[1:]) == "no two items share a prefix"
+
+
+@pytest.mark.parametrize("sizes", [(3,), (40, 50), (2, 3, 9), (2 ** 40, 2 ** 40, 4)])
+def test_shared_prefixes_are_those_of_a_dictionary(sizes):
+    """The groups of three or more in order, four of them evenly, and the first four items of each."""
+    generator = np.random.default_rng(0)
+    codes = np.column_stack([generator.choice(generator.integers(0, size, 9), 300) for size in sizes])
+    groups = {}
+    for row, code in enumerate(codes.tolist()):
+        groups.setdefault(tuple(code[:max(1, len(sizes) - 1)]), []).append(row)
+    shared = [prefix for prefix in sorted(groups) if len(groups[prefix]) >= min(3, max(map(len, groups.values())))]
+    count = min(4, len(shared))
+    expected = ["items that share a prefix:"]
+    for place in range(count):
+        prefix = shared[round(place * (len(shared) - 1) / max(1, count - 1))]
+        expected.append(f"  {' '.join(map(str, prefix))}  ({len(groups[prefix]):,} items)")
+        expected += [f"      {' '.join(map(str, codes[row])):<14} row {row}" for row in groups[prefix][:4]]
+    assert shared_prefixes(codes).split("\n") == expected
+    assert shared_prefixes(torch.from_numpy(codes)).split("\n") == expected
+
+
+def test_shared_prefixes_take_few_bytes_a_row():
+    import tracemalloc
+    codes = np.random.default_rng(0).integers(0, 256, (200_000, 3))
+    tracemalloc.start()
+    try:
+        shared_prefixes(codes)
+        assert tracemalloc.get_traced_memory()[1] < 48 * len(codes)
+    finally:
+        tracemalloc.stop()

@@ -280,6 +280,20 @@ def test_rows_with_nan_or_inf_are_counted_and_the_first_are_listed(tmp_path, dty
     assert "has NaN or Inf in 30 of 30 rows (0, 1, 2, 3, 4, 5, 6, 7, ...)" in complaint(features)
 
 
+def test_a_part_of_a_table_is_checked_alone():
+    features = ROWS.copy()
+    features[17, 2], features[25] = np.nan, 0
+    table = open_features(features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table.check(rows=range(0, 17))
+        table.check(4, range(18, 25))
+    with pytest.raises(ValueError, match=r"the features array, rows 10 to 19, has NaN or Inf in 1 of 10 rows \(17\)"):
+        table.check(rows=range(10, 20))
+    with pytest.warns(UserWarning, match=r"array, rows 20 to 29, has 1 rows of zeros only \(25\)"):
+        table.check(rows=range(20, 30))
+
+
 def test_broken_rows_of_shards_are_numbered_through(tmp_path):
     folder = shards(tmp_path / "s", (10, 20))
     rows = ROWS[10:].copy()

@@ -73,9 +73,9 @@ def test_a_damaged_feature_file_is_refused_or_read_whole(tmp_path, suffix, damag
             seen["refused"] += 1
     print(f"\n{suffix}, {damage.__name__}: {seen}")
     assert sum(seen.values()) == TRIES
-    # These formats have no checksum of their numbers, but for .npz: a flipped bit of one cannot be seen.
+    # .npy and .safetensors have no checksum of their numbers: a flipped bit of one cannot be seen.
     assert damage is flips or seen["other numbers"] == 0
-    assert suffix != ".npz" or seen["other numbers"] == 0
+    assert suffix not in (".npz", ".pt") or seen["other numbers"] == 0
 
 
 def written(path, rows):

@@ -16,14 +16,7 @@ from test_faults import environment
 
 pytestmark = pytest.mark.campaign
 EACH = 1000                 # mutations of a seed file
-LONG_NAMES = "torch.load is slow to refuse long names: readers._read_torch, imports._read_tensor"
-KNOWN = {                   # what each has to be mended by; test_faults.py has them one by one
-    "features": LONG_NAMES, "imports": LONG_NAMES, "item IDs": "a line break in a message of item_ids._read_npy",
-    "model folders": "RqVae._restore: a billion levels are built, and torch's messages are passed on with their lines"}
-KINDS = [
-    pytest.param(kind, marks=pytest.mark.xfail(strict=True, reason=KNOWN[kind])) if kind in KNOWN else kind
-    for kind in ("features", "item IDs", "checkpoints", "resuming", "model folders", "semantic IDs", "imports", "texts",
-                 "P5")]
+KINDS = ("features", "item IDs", "checkpoints", "resuming", "model folders", "semantic IDs", "imports", "texts", "P5")
 
 
 @pytest.mark.parametrize("kind", KINDS)

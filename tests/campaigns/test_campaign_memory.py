@@ -87,7 +87,6 @@ def test_a_quarter_of_a_file_of_20_gb_is_encoded_in_2_gb(large, monkeypatch):
     assert peak < LIMIT / 2
 
 
-@pytest.mark.xfail(strict=True, reason="report.shared_prefixes takes 260 bytes a row, by torch.unique(dim=0)")
 def test_a_file_of_20_gb_is_encoded_in_2_gb(large, monkeypatch):
     folder, rows = large
     monkeypatch.chdir(folder)
