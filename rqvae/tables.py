@@ -33,8 +33,8 @@ def open_features(source, *, key=None, item_ids=None) -> FeatureTable:
 
     Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
     read through for its checksums, which takes its time for a large one, and then memory-mapped;
-    `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are
-    asked for, from any real dtype. `FeatureTable.check` looks at every number.
+    `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are asked for, from
+    any real dtype. `FeatureTable.check` looks at every number.
 
     Args:
         source: a path; shards as a folder or a glob, taken in natural order (`part_2` before
@@ -130,13 +130,13 @@ class FeatureTable:
         where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
         broken, zero = _Rows(), _Rows()
         lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
-        for first, rows in self._chunks(part, chunk_rows or self._chunk_rows()):
+        for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
             with np.errstate(invalid="ignore"):
-                low, high = rows.min(axis=0), rows.max(axis=0)      # NaN wins in both
+                low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                broken.add(first, np.flatnonzero(~np.isfinite(rows).all(axis=1)))
-            suspects = np.flatnonzero(rows[:, 0] == 0)              # few, so few are read twice
-            zero.add(first, suspects[~rows[suspects].any(axis=1)])
+                broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
+            suspects = np.flatnonzero(chunk[:, 0] == 0)             # few, so few are read twice
+            zero.add(first, suspects[~chunk[suspects].any(axis=1)])
             lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
         if broken.count:
             raise ValueError(f"{where} has NaN or Inf in {broken.count} of {len(part)} rows "

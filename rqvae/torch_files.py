@@ -94,9 +94,9 @@ def read_torch_file(path, map_location):
 
 
 def map_torch_file(path):
-    """The same with tensors that stay in the file: it is read through for its checksums, then mapped.
+    """The same on the CPU with tensors that stay in the file: read through for its checksums, mapped.
 
-    A tensor that shows few numbers many times is not refused, as none of them is copied here.
+    A tensor that shows few numbers many times is not refused, as none is copied here.
     """
     _, asked = _verified(path, copy_data=False)
     content = _loaded(path, path, asked, "cpu", mmap=True)
@@ -142,7 +142,7 @@ def _loaded(path, source, asked, map_location, mmap=False):
 def _verified_copy(file, copy_data) -> tuple:
     """-> (BytesIO of a zip with the verified records of `file`, set of globals the index names).
 
-    Without `copy_data` the records of tensors are verified as well, a piece at a time, and left out.
+    Without `copy_data` the records of tensors are verified as well, in pieces, and left out.
     """
     if file.read(4) != b"PK\x03\x04":
         raise CheckpointError(_what_it_is(file))
@@ -168,8 +168,8 @@ def _verified_copy(file, copy_data) -> tuple:
                 continue
             record = archive.read(entry)        # raises likewise
             if name == "byteorder" and record != sys.byteorder.encode():
-                raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here it is "
-                                      f"{sys.byteorder}); save it again on such a machine")
+                raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here it "
+                                      f"is {sys.byteorder}); save it again on such a machine")
             if name == "data.pkl":
                 index = record
             if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):

@@ -408,7 +408,7 @@ def environment():
     ("tiger", "error: disk/tiger.npy: it could not be written whole, as on a full disk "
               "(8000 requested and 496 written)"),
     ("semantic-id", "error: disk/semantic-id.txt: No space left on device"),
-    ("openonerec", "error: disk/openonerec.parquet: No space left on device"),
+    ("openonerec", "error: disk/openonerec.txt: No space left on device"),
     ("folder", "error: disk/folder/pytorch_model.bin: No space left on device"),
     ("train with a file limit", "error: disk/run/best.ckpt: File too large"),
     ("infer with a file limit", "error: disk/new.json: File too large"),
