@@ -71,7 +71,7 @@ class BalancedAssignment:
         pull: weight of the penalty at the end.
     """
 
-    def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.4, pull=5.0):
+    def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.4, pull=5.5):
         num_codes = quantizer.num_embeddings
         device = quantizer.codebooks[0].device
         self.total_steps, self.rate, self.fade, self.pull = max(total_steps, 1), rate, fade, pull
