@@ -94,7 +94,7 @@ def read_torch_file(path, map_location):
 
 
 def map_torch_file(path):
-    """The same on the CPU with tensors that stay in the file: read through for its checksums, mapped.
+    """The same on the CPU, with tensors that stay in the file once its checksums were verified.
 
     A tensor that shows few numbers many times is not refused, as none is copied here.
     """
@@ -168,8 +168,8 @@ def _verified_copy(file, copy_data) -> tuple:
                 continue
             record = archive.read(entry)        # raises likewise
             if name == "byteorder" and record != sys.byteorder.encode():
-                raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here it "
-                                      f"is {sys.byteorder}); save it again on such a machine")
+                raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here "
+                                      f"it is {sys.byteorder}); save it again on such a machine")
             if name == "data.pkl":
                 index = record
             if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):

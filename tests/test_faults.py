@@ -512,8 +512,6 @@ def test_a_signal_in_encoding_leaves_the_old_output_and_nothing_else(place, monk
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.xfail(strict=True, reason="train.run keeps StopSignals around the report: the first signal is swallowed "
-                   "there, for minutes on a large catalogue")
 def test_a_signal_while_the_result_is_judged_ends_the_script(place, monkeypatch):
     signalled(monkeypatch, "train.evaluate_reconstruction", signal.SIGINT, 1)
     assert train.main([*RUN, "--epochs", "1"]) == 130
