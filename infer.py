@@ -1,6 +1,8 @@
 """Write the semantic IDs of items, and judge them: `python infer.py --ckpt [CKPT] [--data FILE]`; see `--help`."""
 
 import argparse
+import contextlib
+import io
 import math
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rqvae import RqVae, batch_inference, save_semantic_ids
+from rqvae import RqVae, batch_inference, distributed, save_semantic_ids
 from rqvae.assessment import assess, is_suffix, resolving_cost
 from rqvae.checkpoint import CONFIG_NAME, load_checkpoint
 from rqvae.collisions import collision_report
@@ -118,13 +120,15 @@ def prepare(arguments) -> Job:
     check_together(arguments)
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}, must be 1 or more")
-    job = Job(arguments, resolve_device(arguments.device))
+    job = Job(arguments, distributed.local_device(resolve_device(arguments.device)))
     check_report(arguments)
     if arguments.ids:
         return prepare_ids(job)
     judged_only = arguments.report is not None or arguments.save_pretrained
     asked = arguments.output or arguments.format or arguments.unique or arguments.append_to or arguments.merge
     if arguments.shard:
+        if distributed.launched_world() > 1:
+            raise ValueError("--shard is for processes that know nothing of each other; leave it out under torchrun")
         job = job._replace(shard=parse_shard(arguments.shard))
         target = job.shard.path(arguments.output or DEFAULT_OUTPUT)
         refuse_existing(target, arguments.overwrite)
@@ -241,12 +245,19 @@ def flag(name) -> str:
 # --------------------------------------------------------------------------------------------- the work
 
 def run(job) -> int:
+    """Do the work, alone or as one of the processes of `torchrun`, which share the encoding."""
+    with distributed.process_group(job.device):
+        with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
+            return work(job)
+
+
+def work(job) -> int:
     """Encode, resolve, write, judge: as much of it as was asked for."""
     arguments, model, items = job.arguments, job.model, job.items
     if job.ids:
         judge(job, job.ids.codes, job.names or job.ids.item_ids)
         return 0
-    if arguments.save_pretrained:
+    if arguments.save_pretrained and not distributed.rank():
         model.save_pretrained(arguments.save_pretrained)
         say(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) "
             "loads it")
@@ -254,6 +265,8 @@ def run(job) -> int:
         return 0
     table = items.dataset.table
     codes, resolution = encoded(job), None
+    if distributed.rank():          # the first process has all codes, and does the rest
+        return 0
     if job.shard:
         return write_shard(job, codes)
     if job.method:
@@ -283,14 +296,16 @@ def encoded(job) -> np.ndarray:
         say(f"Merging {len(job.parts)} parts of {job.items.description}")
         return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
     say(f"Encoding {job.items.description}, on {job.device}")
-    codes = batch_inference(job.model, batches(job), job.device)
-    return codes.reshape(len(codes), -1).numpy()
+    part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
+    rows = part.rows(len(table))
+    codes = batch_inference(job.model, batches(table, rows, job.arguments.batch_size), job.device) if rows \
+        else torch.empty(0, len(job.model.quantizer.codebooks), dtype=torch.int64)
+    codes = codes.reshape(len(codes), -1)
+    return distributed.join(codes.to(job.device)).cpu().numpy()
 
 
-def batches(job):
-    """The items in order, or those of a shard, a slice of the table at a time."""
-    table = job.items.dataset.table
-    rows, size = job.shard.rows(len(table)) if job.shard else range(len(table)), job.arguments.batch_size
+def batches(table, rows, size):
+    """These rows of the table in order, a slice at a time."""
     for first in range(rows.start, rows.stop, size):
         yield {"features": table.rows(slice(first, min(first + size, rows.stop)))}
 

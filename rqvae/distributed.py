@@ -32,7 +32,7 @@ def process_group(device):
         device: of this process; NCCL joins GPUs, gloo everything else.
     """
     global _group
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    if launched_world() < 2 or "RANK" not in os.environ:
         yield
         return
     import torch.distributed
@@ -57,6 +57,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def launched_world() -> int:
+    """The number of processes that `torchrun` started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def restarted() -> bool:
     """Did `torchrun --max-restarts` start this process again after a failure?"""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -71,6 +76,20 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
     """The opposite of `own_share`: everyone's rows, in order: (b, ...) -> (B, ...), without gradient."""
     if not _group:
         return rows
+    parts = _everyones(rows)
+    out = rows.new_empty((sum(map(len, parts)), *rows.shape[1:]))
+    for place, part in enumerate(parts):
+        out[place::world_size()] = part
+    return out
+
+
+def join(rows: torch.Tensor) -> torch.Tensor:
+    """Everyone's rows, those of rank 0 first, for work that was dealt out in one piece a process."""
+    return torch.cat(_everyones(rows)) if _group else rows
+
+
+def _everyones(rows):
+    """The rows of each process, which may differ in number."""
     rows = rows.detach().contiguous()
     counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
     counts[rank()] = len(rows)
@@ -79,10 +98,7 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
     padded[:len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     _group.all_gather(parts, padded)
-    out = rows.new_empty((sum(counts), *rows.shape[1:]))
-    for place, (part, count) in enumerate(zip(parts, counts)):
-        out[place::world_size()] = part[:count]
-    return out
+    return [part[:count] for part, count in zip(parts, counts)]
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
