@@ -60,6 +60,13 @@ class RunState:
         for index, batch in enumerate(batches, start=self.batch):
             yield index, to_device(batch, device)
 
+    def forget_restarted(self) -> None:
+        """Drop the optimizer's moments of codes that were moved elsewhere: they are of the old place."""
+        for level, codes in zip(self.model.quantizer.levels, self.model.restarted):
+            for moment in self.optimizer.state.get(level.embeddings.weight, {}).values():
+                if moment.dim() == 2:           # not the count of steps
+                    moment[codes] = 0.0
+
     def count(self, batch) -> None:
         """One optimizer step was made on this batch."""
         self.batch += 1

@@ -116,6 +116,7 @@ def fit(
                 loss.backward()
                 loss = distributed.average_gradients(model.parameters(), loss, batch_size(batch))
                 _stop_if_not_finite(loss, run)
+                run.forget_restarted()
                 run.optimizer.step()
                 run.count(batch)
                 report.batch(loss)

@@ -218,6 +218,29 @@ def test_a_run_that_has_its_epochs_is_left_as_it_is(tmp_path):
     assert_equal_weights(model, RqVae.load_from_checkpoint(tmp_path / "last.ckpt"))
 
 
+def test_the_optimizer_forgets_what_it_knew_of_a_restarted_code():
+    model = small(num_quantizers=2, restart_below=0.5)
+    features = clustered(64)
+    optimizers = model.configure_optimizers()
+    quiet(model, loader(features), max_epochs=1, optimizers=optimizers)
+    first = model.quantizer.levels[0]
+    moments = optimizers["optimizer"].state[first.embeddings.weight]
+    moments["exp_avg"][:], moments["exp_avg_sq"][:] = 7.0, 7.0
+    with torch.no_grad():
+        first.embeddings.weight[5] = 1e3                 # nobody's nearest, and unused for long
+        first.shares[5] = 0.0
+    from rqvae.run_state import RunState
+    run = RunState(model, loader(features), optimizers=optimizers)
+    model.training_step({"features": features}).backward()
+    assert 5 in model.restarted[0].tolist()
+    run.forget_restarted()
+    others = [code for code in range(32) if code not in model.restarted[0].tolist()]
+    assert (moments["exp_avg"][5] == 0).all() and (moments["exp_avg_sq"][5] == 0).all()
+    assert (moments["exp_avg"][others] == 7).all() and moments["step"] > 0
+    run.optimizer.step()
+    assert first.embeddings.weight[5].abs().max() < 100
+
+
 def test_the_fused_step_differs_by_rounding_only():
     plain, fused = small(), small()
     for model, option in ((plain, False), (fused, True)):
