@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+COLLAPSED = 0.25        # a level that uses less than this share of the codes it could use is collapsing
+
 
 class EpochReport:
     """Progress of a training run.
@@ -19,7 +21,7 @@ class EpochReport:
     def __init__(self, max_epochs, run, show=True, events=None):
         self.max_epochs, self.run, self.show, self.events = max_epochs, run, show, events
         self.on_terminal = show and sys.stderr.isatty()
-        self.drawn = 0.0
+        self.drawn, self.warned = 0.0, False
         self.bar = tqdm(
             total=max_epochs, initial=run.epoch, disable=not self.on_terminal, unit="epoch",
             file=sys.stderr, dynamic_ncols=True,
@@ -31,16 +33,17 @@ class EpochReport:
         if self.show:
             tqdm.write(sentence, file=sys.stderr)
 
-    def batch(self, loss) -> None:
-        """Redraw, a few times a second at most: reading a loss from a GPU waits for it."""
+    def batch(self) -> None:
+        """Redraw, a few times a second at most: reading losses from a GPU waits for it."""
         now = time.monotonic()
         if self.on_terminal and now - self.drawn > 0.2:
             self.drawn = now
             self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}, batch {self.run.batch}", False)
-            self.bar.set_postfix_str(f"loss {loss.item():.4g}, {_use(self.run.means.code_use())}")
+            so_far = self.run.means.values().get("train_loss", float("nan"))
+            self.bar.set_postfix_str(f"loss {so_far:.4g}, {_use(self.run.means.code_use())}")
 
     def epoch(self, row) -> None:
-        """An epoch ended with this row of history."""
+        """An epoch ended with this row of history; the first to show a collapse is said so."""
         self.bar.update()
         if self.events is not None:
             write_events(self.events, row)
@@ -48,6 +51,19 @@ class EpochReport:
             self.bar.set_postfix_str(_losses(row))
         elif self.show:
             print(f"epoch {row['epoch'] + 1}/{self.max_epochs}  {_losses(row)}", file=sys.stderr, flush=True)
+        if not self.warned:
+            self.warned = self._warn_of_collapse(row)
+
+    def _warn_of_collapse(self, row):
+        codes = self.run.model.quantizer.num_embeddings
+        reachable = min(codes, self.run.items)
+        for level, used in enumerate(row.get("codes_used", []), start=1):
+            if used < COLLAPSED * reachable:
+                self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: it is "
+                         "collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "
+                         "or rqvae.recipe.start), lower the learning rate, or use fewer codes")
+                return True
+        return False
 
     def close(self) -> None:
         self.bar.close()

@@ -42,6 +42,7 @@ class RunState:
         self._fuse()
         self.epoch = self.batch = self.global_step = 0
         self.batches_per_epoch = self.val_batches = 0       # of the last epoch, for Lightning's counters
+        self.items = 0                                      # trained on in the last epoch
         self.history, self.best, self.improved = [], math.inf, False
         self.means = Means()
         self.epoch_rng = self.rng = None        # as the epoch began; as of the last batch
@@ -90,6 +91,7 @@ class RunState:
         row = {"epoch": self.epoch, "global_step": self.global_step, "lr": lr, "seconds": round(seconds, 3)}
         self.means.reduce()
         validation.reduce()
+        self.items = self.means.samples
         row.update(self.means.values())
         row.update(validation.values())
         row.update(self.means.code_use())

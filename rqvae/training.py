@@ -105,7 +105,8 @@ def fit(
     events = event_writer(folder) if tensorboard and folder and not distributed.rank() else None
     with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report:
         if val_dataloader is None:
-            report.say("no validation items: the learning rate and best.ckpt follow train_loss")
+            report.say("no validation items: " + ("best.ckpt is the last epoch" if run.every_step else
+                                                  "the learning rate and best.ckpt follow train_loss"))
         while run.epoch < max_epochs:
             began = time.perf_counter()
             model.train()
@@ -119,7 +120,7 @@ def fit(
                 run.forget_restarted()
                 run.optimizer.step()
                 run.count(batch)
-                report.batch(loss)
+                report.batch()
                 if stop is not None and distributed.any_of(stop(), loss.device):
                     run.mark()
                     raise TrainingInterrupted(_save(run, folder, "last.ckpt"))

@@ -1,9 +1,12 @@
 """What a person sees of a running training, on a terminal and elsewhere."""
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 from items import TINY, clustered, loader
 from rqvae import RqVae, fit
+from rqvae.initialization import initialize
 from rqvae.progress import write_events
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +23,10 @@ ROOT = Path(__file__).parents[1]
 def test_on_a_terminal_one_bar_shows_losses_and_use_of_the_codes(tmp_path):
     np.save(tmp_path / "items.npy", clustered(200).numpy())
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "--data", "items.npy", "--epochs", "30", *TINY], cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "150", "OMP_NUM_THREADS": "1"}, stderr=slave,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stderr=slave,
         stdout=subprocess.PIPE)
     os.close(slave)
     shown = b""
@@ -37,6 +42,22 @@ def test_on_a_terminal_one_bar_shows_losses_and_use_of_the_codes(tmp_path):
     shown = shown.decode()
     assert "100%" in shown and "codes used" in shown and "perplexity" in shown and "loss" in shown
     assert shown.count("\n") < 5        # one bar that is drawn over, not a line an epoch
+
+
+def test_a_collapse_is_said_while_it_happens_once_and_with_a_way_out(capsys):
+    fit(RqVae(12, 8, 4, 64), loader(clustered(300)), max_epochs=3, device="cpu")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert len(said) == 1
+    assert "level 1 uses" in said[0] and "of 64 codes in epoch 1" in said[0] and "--preset tiger" in said[0]
+
+
+@pytest.mark.filterwarnings("ignore:20 rows")
+def test_few_items_cannot_use_many_codes_and_that_is_no_collapse(capsys):
+    model = RqVae(12, 8, 4, 512)
+    features = clustered(20)
+    initialize(model, features)
+    fit(model, loader(features), max_epochs=1, device="cpu")
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_silence_is_silent(capsys):
