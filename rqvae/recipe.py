@@ -1,7 +1,7 @@
 """The measured recipe behind `train.py --preset tiger`: what it departs from the documented system in.
 
-Every choice here is defended by a row of the ablation in docs/recipe.md. Sizes follow from the number of
-items by the rules below; nothing depends on the features' scale.
+What was measured of these choices stands in docs/recipe.md. Sizes follow from the number of items by the
+rules below; nothing depends on the features' scale.
 """
 
 import math
