@@ -776,13 +776,16 @@ folder, seen, random = os.path.dirname(path), [], random.Random(0)
 save_checkpoint({"state_dict": {"w": torch.zeros(300_000)}}, path)
 stale = 0
 for attempt in range(kills):
+    before = os.stat(path).st_ino
     child = os.fork()
     if child == 0:
         value = 0
         while True:
             value += 1
             save_checkpoint({"state_dict": {"w": torch.full((300_000,), float(value))}}, path)
-    time.sleep(random.uniform(0.005, 0.06))
+    while os.stat(path).st_ino == before:       # however slow the machine is, it has saved once
+        time.sleep(0.001)
+    time.sleep(random.uniform(0.0, 0.06))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     weight = load_checkpoint(path)["state_dict"]["w"]
@@ -799,7 +802,7 @@ def kill_saves(path, kills):
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork")
     seen, stale = run_python(KILLED_SAVES, path, kills)
-    assert len(seen) == kills and max(seen) > 1
+    assert len(seen) == kills and min(seen) >= 1
     return stale
 
 
