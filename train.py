@@ -73,7 +73,7 @@ def build_parser() -> ArgumentParser:
     add("--seed", type=int, help=f"decides everything random (default: {DEFAULTS['seed']})")
     model = parser.add_argument_group("model (defaults: the preset's)")
     model.add_argument("--hidden-dim", type=int, nargs="+", metavar="N",
-                       help="width of the two hidden layers, or the width of each")
+                       help="width of each hidden layer; with --preset documented one number is for both layers")
     model.add_argument("--latent-dim", type=int, metavar="N", help="width of the latents")
     model.add_argument("--num-embeddings", type=int, metavar="N", help="codes of a level")
     model.add_argument("--num-quantizers", type=int, metavar="N", help="levels, so codes of an item")
@@ -116,9 +116,9 @@ def prepare(arguments) -> Job:
 def settle(arguments, recorded) -> dict:
     """The options in force: what was given, else what the run recorded, else the preset's, else the defaults."""
     given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None}
-    if "hidden_dim" in given and len(given["hidden_dim"]) == 1:
-        given["hidden_dim"] = given["hidden_dim"][0]
     preset = {**DEFAULTS, **recorded, **given}["preset"]
+    if preset == "documented" and len(given.get("hidden_dim", [])) == 1:
+        given["hidden_dim"] = given["hidden_dim"][0]            # one width for both layers, as documented
     settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
     rules = {
         "epochs": ("0 or more", lambda value: value >= 0),

@@ -82,6 +82,13 @@ def test_the_documented_preset_is_the_documented_model(features):
     assert model.hyper_parameters == RqVae(input_dim=12).hyper_parameters
 
 
+@pytest.mark.parametrize("preset, layers", [("tiger", [16]), ("documented", [16, 16])])
+def test_one_hidden_width_is_a_layer_or_the_documented_two(features, preset, layers):
+    assert train.main(["--data", features, "--preset", preset, "--epochs", "1", *TINY]) == 0
+    model = RqVae.load_from_checkpoint("checkpoints/best.ckpt")
+    assert [layer.out_features for layer in model.encoder.layers if hasattr(layer, "out_features")] == [*layers, 8]
+
+
 def test_a_collapsed_codebook_is_said_in_words(features, capsys):
     np.save("same.npy", np.ones((50, 12), dtype=np.float32))
     assert train.main(["--data", "same.npy", "--preset", "documented", "--epochs", "1"]) == 0
