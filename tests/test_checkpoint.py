@@ -771,19 +771,21 @@ KILLED_SAVES = """
 import json, os, random, signal, sys, time, torch
 from rqvae.checkpoint import load_checkpoint, save_checkpoint
 from rqvae.files import remove_stale_temporaries
+torch.set_num_threads(1)            # a forked child cannot use its parent's threads
 path, kills = sys.argv[1], int(sys.argv[2])
 folder, seen, random = os.path.dirname(path), [], random.Random(0)
 save_checkpoint({"state_dict": {"w": torch.zeros(300_000)}}, path)
 stale = 0
 for attempt in range(kills):
-    before = os.stat(path).st_ino
+    before = os.stat(path).st_mtime_ns
     child = os.fork()
     if child == 0:
         value = 0
         while True:
             value += 1
             save_checkpoint({"state_dict": {"w": torch.full((300_000,), float(value))}}, path)
-    while os.stat(path).st_ino == before:       # however slow the machine is, it has saved once
+    deadline = time.monotonic() + 20
+    while os.stat(path).st_mtime_ns == before and time.monotonic() < deadline:      # until it has saved once
         time.sleep(0.001)
     time.sleep(random.uniform(0.0, 0.06))
     os.kill(child, signal.SIGKILL)
