@@ -67,13 +67,8 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def own_share(rows: torch.Tensor) -> torch.Tensor:
-    """This process's rows of something that all processes have: (B, ...) -> (b, ...)."""
-    return rows[rank()::world_size()] if _group else rows
-
-
 def gather(rows: torch.Tensor) -> torch.Tensor:
-    """The opposite of `own_share`: everyone's rows, in order: (b, ...) -> (B, ...), without gradient."""
+    """Everyone's rows in the order of the whole batch, undoing the turns: (b, ...) -> (B, ...), without gradient."""
     if not _group:
         return rows
     parts = _everyones(rows)

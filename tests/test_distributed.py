@@ -122,7 +122,7 @@ def test_a_restarted_worker_goes_on_by_itself(tmp_path, monkeypatch, capsys):
 def test_alone_everything_is_as_it_was():
     rows = torch.arange(6)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert distributed.gather(rows) is rows and distributed.own_share(rows) is rows
+    assert distributed.gather(rows) is rows and distributed.join(rows) is rows
     assert distributed.any_of(True) is True and distributed.any_of(False) is False
     with distributed.process_group(torch.device("cpu")):
         assert distributed.world_size() == 1
