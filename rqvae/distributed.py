@@ -36,6 +36,9 @@ def process_group(device):
         yield
         return
     import torch.distributed
+    # Its functions take the group of the moment as a default. An optimizer imports it, and if that were the first
+    # time, the group could never be destroyed, and its threads could abort the process at its end.
+    import torch.distributed.nn.functional
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     _group = torch.distributed
     try:
