@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from . import distributed
-from .functional import balancing_potentials, squared_distances
+from .functional import balancing_potentials, count_codes, squared_distances
 
 PULL_FROM, PULL_RISE = 0.3, 0.5     # shares of the training: where the pull sets in, and over which it rises
 
@@ -135,7 +135,7 @@ class BalancedAssignment:
 
     def _reprice(self, depth, codes, distances):
         """Move this level's prices by what the batch took, over all processes."""
-        taken = torch.bincount(codes, minlength=self.num_codes).to(distances.dtype)         # (K,)
+        taken = count_codes(codes, self.num_codes)                              # (K,)
         sums = distributed.sum_(torch.cat([taken, distances.sum()[None]]))
         taken, rows = sums[:-1], sums[:-1].sum()
         scale = sums[-1] / (rows * self.num_codes)                              # mean squared distance
@@ -158,14 +158,13 @@ class BalancedAssignment:
         counts = self.held[prefix]
         own = self.cell[self.positions]                                         # (B,)
         mine = (own >= 0) & (own // self.num_codes == prefix)
-        counts[mine, own[mine] % self.num_codes] -= 1
+        counts.scatter_add_(1, (own % self.num_codes)[:, None], -mine[:, None].to(counts.dtype))
         return counts > 0
 
     def _hold(self, prefix, last):
         positions = distributed.gather(self.positions)
         new = distributed.gather(prefix * self.num_codes + last)
         flat, old = self.held.view(-1), self.cell[positions]
-        old = old[old >= 0]
-        flat.index_add_(0, old, torch.full_like(old, -1, dtype=torch.int32))
-        flat.index_add_(0, new, torch.ones_like(new, dtype=torch.int32))
+        flat.index_add_(0, old.clamp_min(0), -(old >= 0).to(flat.dtype))        # an item not held yet: minus 0
+        flat.index_add_(0, new, torch.ones_like(new, dtype=flat.dtype))
         self.cell[positions] = new

@@ -25,19 +25,24 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         (B,) int64, without gradient.
     """
     with torch.no_grad():
-        mean = codebook.mean(dim=0)
-        harmful = 2 * mean.square().sum() > torch.linalg.vector_norm(codebook) ** 2 / len(codebook)
-        # Where the offset does no harm nothing is subtracted: the distances are the plain ones, to the bit.
-        offset = torch.where(harmful, mean, 0.0)                    # (E,)
-        codebook = codebook - offset
-        if len(x) <= ROWS_PER_CHUNK:
-            return torch.cdist(x - offset, codebook).argmin(dim=1)
+        offset = _harmful_offset(codebook)
+        if offset is not None:
+            codebook = codebook - offset
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for start in range(0, len(x), ROWS_PER_CHUNK):
-            rows = slice(start, start + ROWS_PER_CHUNK)
-            distances = torch.cdist(x[rows] - offset, codebook)     # (chunk, K)
-            torch.argmin(distances, dim=1, out=codes[rows])
+            rows = x[start:start + ROWS_PER_CHUNK]
+            distances = torch.cdist(rows if offset is None else rows - offset, codebook)    # (chunk, K)
+            codes[start:start + len(rows)] = distances.min(dim=1).indices   # of equals the first, as argmin
         return codes
+
+
+def _harmful_offset(codebook):
+    """(E,) what to subtract before distances are expanded, or None. Zeros change nothing, to the bit."""
+    mean = codebook.mean(dim=0)
+    harmful = 2 * mean.square().sum() > torch.linalg.vector_norm(codebook) ** 2 / len(codebook)
+    if codebook.device.type != "cpu":
+        return torch.where(harmful, mean, 0.0)      # to ask would wait for the device
+    return mean if harmful else None
 
 
 def straight_through(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
@@ -188,6 +193,15 @@ def _cluster_means(x, codes, centroids):
         means[empty] = centroids[empty]
         means[empty[:len(useful)]] = x[useful]
     return means
+
+
+def count_codes(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
+    """How often each code occurs: (B,) int64 -> (num_codes,) float32.
+
+    As `torch.bincount`, which on a GPU waits for the codes, to see how large they are.
+    """
+    counts = torch.zeros(num_codes, device=codes.device)
+    return counts.index_add_(0, codes, torch.ones(len(codes), device=codes.device))
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,7 @@ class RqVae(nn.Module):
         self.input_dim = input_dim
         self.learning_rate = learning_rate
         self.logged = {}                # name -> tensor, what the last training or validation step logged
-        self.restarted = []             # for each level the codes that the last training step moved elsewhere
+        self.restarted = []             # for each level what the last training step's `update` returned
         self.assign = None              # how training chooses codes, see `assignment`; None takes the nearest
         self.latent_norm, self.standardize = latent_norm, standardize
         options = {"activation": activation, "linear_path": linear_path}
@@ -151,7 +151,7 @@ class RqVae(nn.Module):
         recon_loss = F.mse_loss(reconstructed, features)
         total_loss = recon_loss + commitment_loss + embedding_loss
         restarted = self.quantizer.update(latents.detach(), semantic_ids)
-        self.restarted = [restarted] if isinstance(restarted, torch.Tensor) else restarted
+        self.restarted = restarted if isinstance(restarted, list) else [restarted]
         self.log("train_loss", total_loss)
         self.log("train_recon_loss", recon_loss)
         self.log("train_commitment_loss", commitment_loss)

@@ -108,26 +108,28 @@ class VectorQuantizer(nn.Module):
             codes: (B,) int64, what it became.
 
         Returns:
-            (R,) int64, the codes that were restarted; an optimizer should forget what it knows of them.
+            (K,) bool, the codes that were restarted, of which an optimizer should forget what it knows;
+            None without `restart_below`.
         """
         if self.ema_decay is None and self.restart_below is None:
-            return codes.new_empty(0)
+            return None
         inputs, codes = distributed.gather(inputs), distributed.gather(codes)
-        counts = torch.bincount(codes, minlength=self.num_embeddings).to(inputs.dtype)      # (K,)
+        counts = functional.count_codes(codes, self.num_embeddings)             # (K,)
         if self.ema_decay is not None:
             self._follow(inputs, codes, counts)
         if self.restart_below is None:
-            return codes.new_empty(0)
+            return None
         self.shares.lerp_(counts * (self.num_embeddings / len(codes)), 1 - SHARE_DECAY)
-        dead = (self.shares < self.restart_below).nonzero()[:, 0]
-        drawn = torch.randint(len(inputs), (len(dead),), device=inputs.device)
+        dead = self.shares < self.restart_below                                 # (K,)
+        # A row for every code, wanted or not: to ask how many are dead would wait for a GPU.
+        drawn = torch.randint(len(inputs), (self.num_embeddings,), device=inputs.device)
         distributed.broadcast([drawn])
-        rows = inputs[drawn]
-        self.embeddings.weight[dead] = rows
-        self.shares[dead] = 1.0
+        rows = inputs[drawn]                                                    # (K, E)
+        self.embeddings.weight.copy_(torch.where(dead[:, None], rows, self.embeddings.weight))
+        self.shares.masked_fill_(dead, 1.0)
         if self.ema_decay is not None:          # or the next average would undo the restart
-            self.ema_counts[dead] = 1.0
-            self.ema_sums[dead] = rows
+            self.ema_counts.masked_fill_(dead, 1.0)
+            self.ema_sums.copy_(torch.where(dead[:, None], rows, self.ema_sums))
         return dead
 
     def _follow(self, inputs, codes, counts):
@@ -229,7 +231,7 @@ class ResidualQuantizer(nn.Module):
         """`VectorQuantizer.update` of each level, with what the levels before it left over.
 
         Returns:
-            For each level the (R,) codes that were restarted.
+            For each level what its `update` returns.
         """
         residual, restarted = inputs, []
         for level, column in zip(self.levels, codes.unbind(dim=1)):

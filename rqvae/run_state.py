@@ -63,10 +63,12 @@ class RunState:
 
     def forget_restarted(self) -> None:
         """Drop the optimizer's moments of codes that were moved elsewhere: they are of the old place."""
-        for level, codes in zip(self.model.quantizer.levels, self.model.restarted):
+        for level, restarted in zip(self.model.quantizer.levels, self.model.restarted):
+            if restarted is None:
+                continue
             for moment in self.optimizer.state.get(level.embeddings.weight, {}).values():
                 if moment.dim() == 2:           # not the count of steps
-                    moment[codes] = 0.0
+                    moment.masked_fill_(restarted[:, None], 0.0)
 
     def count(self, batch) -> None:
         """One optimizer step was made on this batch."""

@@ -198,9 +198,9 @@ def test_a_dead_code_is_moved_onto_a_row_and_stays_there(ema_decay):
     for step in range(300):
         inputs = torch.randn(16, 2)
         dead = quantizer.update(inputs, quantizer.encode(inputs))
-        if len(dead):
+        if dead.any():
             restarted.append(step)
-            assert dead.tolist() == [3]
+            assert dead.tolist() == [False, False, False, True]
             assert (quantizer.embeddings.weight[3] == inputs).all(dim=1).any()
             quantizer.update(inputs, quantizer.encode(inputs))
             assert quantizer.embeddings.weight[3].abs().max() < 5       # the next average does not undo it
@@ -212,7 +212,9 @@ def test_codes_in_use_are_not_restarted():
     quantizer = VectorQuantizer(4, 2, restart_below=0.05)
     for _ in range(400):
         inputs = quantizer.embeddings.weight.detach().repeat(4, 1)
-        assert len(quantizer.update(inputs, quantizer.encode(inputs))) == 0
+        before = quantizer.embeddings.weight.clone()
+        assert not quantizer.update(inputs, quantizer.encode(inputs)).any()
+        assert torch.equal(quantizer.embeddings.weight, before)
 
 
 def test_every_level_follows_its_own_residual():

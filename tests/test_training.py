@@ -13,7 +13,9 @@ import torch
 
 from items import clustered, loader
 from rqvae import RqVae, fit
+from rqvae.assignment import BalancedAssignment
 from rqvae.checkpoint import CheckpointError, load_checkpoint
+from rqvae.run_state import RunState
 from rqvae.training import TrainingDiverged, TrainingInterrupted
 
 ROOT = Path(__file__).parents[1]
@@ -229,16 +231,41 @@ def test_the_optimizer_forgets_what_it_knew_of_a_restarted_code():
     with torch.no_grad():
         first.embeddings.weight[5] = 1e3                 # nobody's nearest, and unused for long
         first.shares[5] = 0.0
-    from rqvae.run_state import RunState
     run = RunState(model, loader(features), optimizers=optimizers)
     model.training_step({"features": features}).backward()
-    assert 5 in model.restarted[0].tolist()
+    assert model.restarted[0][5]
     run.forget_restarted()
-    others = [code for code in range(32) if code not in model.restarted[0].tolist()]
+    others = ~model.restarted[0]
     assert (moments["exp_avg"][5] == 0).all() and (moments["exp_avg_sq"][5] == 0).all()
     assert (moments["exp_avg"][others] == 7).all() and moments["step"] > 0
     run.optimizer.step()
     assert first.embeddings.weight[5].abs().max() < 100
+
+
+@pytest.mark.parametrize("options, balanced, done", [
+    ({}, False, 0),
+    ({"num_quantizers": 3, "rotation_trick": True, "latent_norm": True, "standardize": True}, False, 0),
+    ({"num_quantizers": 2, "ema_decay": 0.9, "restart_below": 0.1}, False, 0),
+    ({"num_quantizers": 3}, True, 1),           # prices in full
+    ({"num_quantizers": 3}, True, 45),          # prices fading, and the pull
+    ({"num_quantizers": 3}, True, 99),          # the pull alone
+])
+def test_a_step_asks_nothing_of_the_device(options, balanced, done):
+    """A GPU that is asked for a value has to finish everything before it. The meta device has no values: asking
+    it for one is an error, and so is every operation whose result has a size that depends on values."""
+    model = small(**options).to("meta")
+    if balanced:
+        model.assign = BalancedAssignment(200, model.quantizer, 100)
+        model.assign.steps = done
+    run = RunState(model, loader(clustered(64)))
+    for _ in range(2):
+        batch = {"features": torch.empty(32, 12, device="meta"), "positions": torch.arange(32, device="meta")}
+        run.optimizer.zero_grad()
+        model.training_step(batch).backward()
+        run.forget_restarted()
+        run.count(batch)
+        for parameter in model.parameters():            # Adam itself makes its state on the device's terms
+            assert not parameter.requires_grad or parameter.grad.shape == parameter.shape
 
 
 def test_the_fused_step_differs_by_rounding_only():

@@ -2,17 +2,22 @@
 
 Run on one thread and meant for shared machines: a time by itself says little there, so only
 ratios of runs made one after the other count, as the median of several pairs with its quartiles.
-On the CPU the time is this process's CPU time, on a GPU that between two events on its stream.
+On the CPU each way has a process of its own, whose CPU time counts: in one process, what one of
+them allocates and frees decides how often another must ask the system for memory. On a GPU all
+share a process, and the time is that between two events on its stream.
 
 Import this module before torch: it sets how threads wait.
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 # Threads that spin beside a busy process are 32 times slower than threads that wait.
@@ -68,13 +73,42 @@ def interleave(works, pairs, device="cpu") -> dict:
         pairs: rounds.
         device: where they work.
     """
-    for work in works.values():
-        work()
-    seconds = {name: [] for name in works}
-    for number in range(pairs):
-        for name in list(works)[::-1 if number % 2 else 1]:
-            seconds[name].append(cost(works[name], device))
+    own_process = torch.device(device).type == "cpu"
+    with contextlib.ExitStack() as stack:
+        costs = {name: stack.enter_context(_forked(work)) if own_process else partial(cost, work, device)
+                 for name, work in works.items()}
+        for run in costs.values():
+            run()
+        seconds = {name: [] for name in works}
+        for number in range(pairs):
+            for name in list(works)[::-1 if number % 2 else 1]:
+                seconds[name].append(costs[name]())
     return seconds
+
+
+@contextlib.contextmanager
+def _forked(work):
+    """A callable that has a process forked here do `work` and returns its `cost`."""
+    here, there = multiprocessing.Pipe()
+
+    def serve():
+        here.close()
+        while there.recv():
+            there.send(cost(work))
+
+    process = multiprocessing.get_context("fork").Process(target=serve, daemon=True)
+    process.start()
+    there.close()
+
+    def run():
+        here.send(True)
+        return here.recv()          # EOFError: the work failed; its traceback stands above
+
+    try:
+        yield run
+    finally:
+        process.terminate()
+        process.join()
 
 
 def device_name(device) -> str:
