@@ -21,7 +21,7 @@ from rqvae.evaluation import code_statistics, evaluate_reconstruction
 from rqvae.files import check_writable, locked, nearest_names
 from rqvae.inference import resolve_device
 from rqvae.items import OPTIONS, Items, add_item_options, open_items
-from rqvae.progress import event_writer
+from rqvae.progress import event_writer_class
 from rqvae.report import collapse_advice, summary
 from rqvae.training import TrainingInterrupted
 
@@ -46,6 +46,7 @@ class Job(NamedTuple):
     how: dict                   # `fit` options that change no result worth recording
     checkpoint_dir: Path
     resume_from: Path           # None for a new run
+    tf32: bool                  # set for the process
 
 
 def build_parser() -> ArgumentParser:
@@ -68,6 +69,8 @@ def build_parser() -> ArgumentParser:
         help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
     add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
+    add("--tf32", action="store_true", help="on a GPU, multiply float32 matrices in TF32, except for distances: "
+                                            "faster, other IDs of the same quality")
     add("--compile", action="store_true", help="compile encoder and decoder: slower to start, then faster")
     add("--tensorboard", action="store_true", help="also write TensorBoard files beside the checkpoints")
     add("--seed", type=int, help=f"decides everything random (default: {DEFAULTS['seed']})")
@@ -86,6 +89,8 @@ def build_parser() -> ArgumentParser:
 def prepare(arguments) -> Job:
     """Everything that can be wrong with the input is found here, before any work."""
     device = distributed.local_device(resolve_device(arguments.device))
+    if arguments.tf32 and device.type != "cuda":
+        raise ValueError(f"--tf32 is for a GPU, and this run is on {device}; leave it out, or choose --device cuda")
     folder = Path(arguments.checkpoint_dir)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off
         arguments.overwrite = True
@@ -100,7 +105,7 @@ def prepare(arguments) -> Job:
         refuse_to_overwrite(folder)
     check_writable(folder)
     if arguments.tensorboard:
-        event_writer(folder).close()        # missing packages are found before any work
+        event_writer_class()                # a missing package is found before any work
     items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
@@ -110,7 +115,7 @@ def prepare(arguments) -> Job:
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile,
              "tensorboard": arguments.tensorboard}
-    return Job(items, model, settings, device, how, folder, resume_from)
+    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32)
 
 
 def settle(arguments, recorded) -> dict:
@@ -211,6 +216,8 @@ def train(job, stop):
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
                    "monitor": "val_recon_loss"}
         train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
+    if job.tf32:
+        torch.set_float32_matmul_precision("high")
     try:
         return fit(
             job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,

@@ -63,15 +63,18 @@ def write_atomically(path, write) -> None:
 
 
 def check_writable(folder) -> None:
-    """Make sure, by trying, that files can be written into `folder`; it is created if missing.
+    """Make sure, by trying, that files can be written into `folder`, or into the nearest folder above it that
+    exists. Nothing is left behind.
 
     Raises:
         OSError: it is a file, read-only, full, ...; the message names it.
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise FileExistsError
+        probe = there / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
         try:
             probe.write_bytes(b"probe")
         finally:

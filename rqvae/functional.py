@@ -4,10 +4,12 @@ Shapes:  B rows   E vector width   K codes
 """
 
 import math
+from functools import partial
 
 import torch
 
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
+GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
 
 def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -29,11 +31,32 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         if offset is not None:
             codebook = codebook - offset
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
-        for start in range(0, len(x), ROWS_PER_CHUNK):
-            rows = x[start:start + ROWS_PER_CHUNK]
-            distances = torch.cdist(rows if offset is None else rows - offset, codebook)    # (chunk, K)
-            codes[start:start + len(rows)] = distances.min(dim=1).indices   # of equals the first, as argmin
+        size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
+        for start in range(0, len(x), size):
+            rows = x[start:start + size]
+            table = distances(rows if offset is None else rows - offset, codebook)          # (chunk, K)
+            codes[start:start + len(rows)] = table.min(dim=1).indices       # of equals the first, as argmin
         return codes
+
+
+def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """|x - c| of every row to every code: (B, E), (K, E) -> (B, K), by `torch.cdist`.
+
+    In float32 even where the process lets a GPU multiply in TF32, whose 10 bits take other codes.
+    """
+    if x.device.type == "cpu":
+        return torch.cdist(x, codebook)
+    set_to, exact = torch.set_float32_matmul_precision, "highest"
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:        # it was chosen under the name that it has since torch 2.9
+        set_to, exact = partial(setattr, torch.backends.cuda.matmul, "fp32_precision"), "ieee"
+        before = torch.backends.cuda.matmul.fp32_precision
+    set_to(exact)
+    try:
+        return torch.cdist(x, codebook)
+    finally:
+        set_to(before)
 
 
 def _harmful_offset(codebook):
@@ -77,8 +100,8 @@ def rotation_trick(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
 
 
 def squared_distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """|x - c|^2 of every row to every code: (B, E), (K, E) -> (B, K), by `torch.cdist`."""
-    return torch.cdist(x, codebook).square()
+    """|x - c|^2 of every row to every code: (B, E), (K, E) -> (B, K)."""
+    return distances(x, codebook).square()
 
 
 def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:

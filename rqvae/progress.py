@@ -71,8 +71,8 @@ class EpochReport:
             self.events.close()
 
 
-def event_writer(folder):
-    """A TensorBoard writer into `folder`.
+def event_writer_class():
+    """TensorBoard's `SummaryWriter`.
 
     Raises:
         ImportError: the optional package is missing.
@@ -81,7 +81,7 @@ def event_writer(folder):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("TensorBoard files need the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def write_events(writer, row) -> None:

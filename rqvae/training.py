@@ -14,7 +14,7 @@ import torch
 from . import distributed
 from .files import remove_stale_temporaries, write_atomically
 from .inference import evaluating, model_device, resolve_device
-from .progress import EpochReport, event_writer
+from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
@@ -102,7 +102,7 @@ def fit(
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
-    events = event_writer(folder) if tensorboard and folder and not distributed.rank() else None
+    events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
     with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report:
         if val_dataloader is None:
             report.say("no validation items: " + ("best.ckpt is the last epoch" if run.every_step else

@@ -1,6 +1,7 @@
 """The stateless math against brute force, autograd and numbers typed out by hand."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,41 @@ def test_nearest_codes_are_right_far_from_the_origin(offset, width):
 def test_near_the_origin_the_distances_are_plain_cdist_to_the_bit():
     x, codebook = torch.randn(500, 16), torch.nn.Embedding(128, 16).weight
     assert torch.equal(functional.nearest_codes(x, codebook), torch.cdist(x, codebook).argmin(dim=1))
+
+
+@pytest.fixture
+def products():
+    """The process's setting of float32 products, put back afterwards."""
+    yield torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium", "by its new name"])
+def test_distances_off_the_cpu_are_never_taken_in_tf32(monkeypatch, products, precision):
+    """On the meta device, which like a GPU is not the CPU: the setting is off in the product, and back after it."""
+    seen, cdist = [], torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda *pair: seen.append(products.allow_tf32) or cdist(*pair))
+    if precision != "by its new name":
+        torch.set_float32_matmul_precision(precision)
+        setting = torch.get_float32_matmul_precision
+    elif hasattr(products, "fp32_precision"):
+        products.fp32_precision = "tf32"
+        setting = partial(getattr, products, "fp32_precision")
+    else:
+        pytest.skip("this torch has the old name only")
+    before = setting()
+    codes = functional.nearest_codes(torch.empty(20_000, 8, device="meta"), torch.empty(64, 8, device="meta"))
+    assert seen == [False, False] and codes.shape == (20_000,)
+    assert setting() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_nearest_codes_on_a_gpu_that_may_use_tf32_are_those_of_a_brute_force_search(products, offset):
+    x, codebook = torch.randn(2000, 32) + offset, torch.randn(256, 32) + offset
+    torch.set_float32_matmul_precision("high")
+    codes = functional.nearest_codes(x.cuda(), codebook.cuda()).cpu()
+    assert (codes != brute_force_codes(x, codebook)).float().mean() < 0.002
 
 
 def test_a_tie_goes_to_the_lowest_code():

@@ -208,10 +208,27 @@ def test_a_device_that_is_not_there_is_refused_at_once(features, capsys, device,
     assert not os.path.exists("checkpoints")
 
 
+def test_tf32_is_refused_where_no_gpu_trains(features, capsys):
+    assert "--tf32 is for a GPU, and this run is on cpu" in refused(["--data", features, "--tf32", "--device", "cpu"],
+                                                                    capsys)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("faster", [["--tf32"], ["--amp"], ["--compile"]])
+def test_faster_products_on_a_gpu_give_ids_as_good(features, capsys, faster):
+    errors = []
+    for name, more in (("plain", []), ("faster", faster)):
+        assert train.main(["--data", features, "--epochs", "3", "--checkpoint-dir", name, "--device", "cuda", *TINY,
+                           *more]) == 0
+        errors.append(load_checkpoint(f"{name}/last.ckpt")["rqvae"]["history"][-1]["train_recon_loss"])
+    torch.set_float32_matmul_precision("highest")
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
 def test_a_missing_file_is_answered_with_similar_names(features, capsys):
     message = refused(["--data", "item.npy"], capsys)
     assert "item.npy" in message and "items.npy" in message
-    assert not os.path.exists("checkpoints/last.ckpt")
+    assert not os.path.exists("checkpoints")
 
 
 def test_rows_that_are_not_numbers_are_refused_by_row(features, capsys):
