@@ -30,13 +30,18 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         offset = _harmful_offset(codebook)
         if offset is not None:
             codebook = codebook - offset
-        codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
-        for start in range(0, len(x), size):
-            rows = x[start:start + size]
-            table = distances(rows if offset is None else rows - offset, codebook)          # (chunk, K)
-            codes[start:start + len(rows)] = table.min(dim=1).indices       # of equals the first, as argmin
+        if len(x) <= size:
+            return _nearest(x, codebook, offset)
+        codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
+        for rows, part in zip(x.split(size), codes.split(size)):
+            part.copy_(_nearest(rows, codebook, offset))
         return codes
+
+
+def _nearest(rows, codebook, offset):
+    table = distances(rows if offset is None else rows - offset, codebook)      # (rows, K)
+    return table.min(dim=1).indices         # of equals the first, as argmin, and faster
 
 
 def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -61,8 +66,9 @@ def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 def _harmful_offset(codebook):
     """(E,) what to subtract before distances are expanded, or None. Zeros change nothing, to the bit."""
-    mean = codebook.mean(dim=0)
-    harmful = 2 * mean.square().sum() > torch.linalg.vector_norm(codebook) ** 2 / len(codebook)
+    some = codebook[::len(codebook) // 64 or 1]     # an offset that harms is many times the spread: few codes show it
+    mean = some.mean(dim=0)
+    harmful = 2 * mean.dot(mean) > some.square().sum() / len(some)
     if codebook.device.type != "cpu":
         return torch.where(harmful, mean, 0.0)      # to ask would wait for the device
     return mean if harmful else None

@@ -23,24 +23,31 @@ REPEATS = 4096      # rows of a run: small batches are repeated until they are a
 def training(quantizer, inputs, loss):
     """Forward and backward of the training mode."""
     inputs = inputs.clone().requires_grad_()
-    quantizer.train()
 
-    def run():
-        for _ in range(max(1, REPEATS // len(inputs))):
-            quantizer.zero_grad()
-            inputs.grad = None
-            loss(quantizer(inputs)).backward()
+    def step():
+        quantizer.train()
+        quantizer.zero_grad()
+        inputs.grad = None
+        loss(quantizer(inputs)).backward()
 
-    return run
+    return repeated(step, len(inputs))
 
 
 def evaluation(quantizer, inputs):
     """Forward of the eval mode, without gradients."""
     @torch.no_grad()
-    def run():
+    def step():
         quantizer.eval()
-        for _ in range(max(1, REPEATS // len(inputs))):
-            quantizer(inputs)
+        quantizer(inputs)
+
+    return repeated(step, len(inputs))
+
+
+def repeated(work, rows):
+    """`work`, which takes so many rows, as often as makes REPEATS."""
+    def run():
+        for _ in range(max(1, REPEATS // rows)):
+            work()
 
     return run
 
@@ -72,10 +79,13 @@ def against_vector_quantize_pytorch(codes, width, batch_size, arguments):
         works[f"forward and backward {kind}"] = training(
             peer, inputs, lambda out: out[0].mean() + out[2].sum())
         works[f"eval {kind}"] = evaluation(peer, inputs)
+    codebook = ours.codebooks[0].detach()
+    works["nearest"] = repeated(lambda: torch.cdist(inputs, codebook).argmin(dim=1), len(inputs))
     seconds = interleave(works, arguments.pairs, arguments.device)
     for mode, target in targets.items():
         for kind in peers:
             row(f"{mode}, {shape}, peer by {kind}", seconds, mode, f"{mode} {kind}", target=target)
+            row("    the same peer over cdist and argmin alone", seconds, "nearest", f"{mode} {kind}")
 
 
 def against_one_call(codes, width, target, arguments):
