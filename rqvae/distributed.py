@@ -8,8 +8,12 @@ Shapes:  B rows of the whole batch   b rows of it that this process has
 
 import contextlib
 import os
+import time
+import uuid
 
 import torch
+
+MEETING_SECONDS = 600   # that processes which start together may take to find each other
 
 _group = None           # torch.distributed once `process_group` has started it
 
@@ -39,13 +43,40 @@ def process_group(device):
     # Its functions take the group of the moment as a default. An optimizer imports it, and if that were the first
     # time, the group could never be destroyed, and its threads could abort the process at its end.
     import torch.distributed.nn.functional
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, world = next(torch.distributed.rendezvous("env://"))
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world,
+                                         store=_untouched(store, rank, world))
     _group = torch.distributed
     try:
         yield
     finally:
         _group = None
         torch.distributed.destroy_process_group()
+
+
+def _untouched(store, rank, world):
+    """A part of the store that nobody has written to, the same one for all processes.
+
+    Workers that torchrun starts again meet on the store of those before them (torch 2.13, c10d rendezvous), and
+    who reads the address of a dead process there waits for it for half an hour. Rank 0 offers a new name, the
+    others answer with a name of their own, and go there once it has said that it has heard just them.
+
+    Raises:
+        TimeoutError: they do not find each other.
+    """
+    own, until = uuid.uuid4().hex, time.monotonic() + MEETING_SECONDS
+    if rank == 0:
+        store.set("offer", own)
+        answers = [store.get(f"{own}/{other}") for other in range(1, world)]        # waits for each
+        store.set(f"{own}/heard", b" ".join(answers))
+        return torch.distributed.PrefixStore(own, store)
+    while time.monotonic() < until:
+        offer = store.get("offer").decode()         # of now, or still of those before
+        store.set(f"{offer}/{rank}", own)
+        if store.check([f"{offer}/heard"]) and own in store.get(f"{offer}/heard").decode().split():
+            return torch.distributed.PrefixStore(offer, store)
+        time.sleep(0.01)
+    raise TimeoutError(f"process {rank} of {world} has not met the others for {MEETING_SECONDS} seconds; start them again")
 
 
 def local_device(device) -> torch.device:

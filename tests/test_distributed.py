@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,33 @@ def test_a_restarted_worker_goes_on_by_itself(tmp_path, monkeypatch, capsys):
     assert train.main([*options, "--epochs", "6"]) == 0
     one, other = (load_checkpoint(f"{folder}/last.ckpt")["state_dict"] for folder in ("straight", "checkpoints"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_processes_started_again_do_not_meet_where_those_before_them_met(late):
+    """On one store, as torchrun has it; in the second round one process comes after the others."""
+    store, places = torch.distributed.HashStore(), []
+
+    def meet(rank, delay):
+        time.sleep(delay)
+        mine = distributed._untouched(store, rank, 3)
+        mine.set(f"address {rank}", f"of round {len(places)}")
+        return mine
+
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            met = list(pool.map(meet, range(3), [0.2 * (rank == late) for rank in range(3)]))
+        assert {other.get("address 2") for other in met} == {f"of round {len(places)}".encode()}
+        places.append(met[0])
+    assert places[0].get("address 2") == b"of round 0"
+
+
+def test_a_process_that_meets_nobody_says_so(monkeypatch):
+    store = torch.distributed.HashStore()
+    store.set("offer", "of a process long dead")
+    monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.05)
+    with pytest.raises(TimeoutError, match="process 1 of 2 has not met the others"):
+        distributed._untouched(store, 1, 2)
 
 
 def test_alone_everything_is_as_it_was():

@@ -67,6 +67,29 @@ json.dump([code, figures, sorted(os.listdir("run"))], sys.stdout)
 """
 
 
+def test_a_worker_of_torchrun_that_is_killed_is_started_again_and_goes_on(place):
+    """As the README says: torchrun itself restarts, and the run ends with the weights of an undisturbed one."""
+    def launched(folder):
+        return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2",
+                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", train.__file__,
+                *RUN, "--epochs", "200", "--checkpoint-dir", folder]
+
+    assert subprocess.run(launched("straight"), env=environment(), capture_output=True).returncode == 0
+    run = subprocess.Popen(launched("run"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                           text=True)
+    until = time.monotonic() + 60
+    while not os.path.exists("run/best.ckpt") and time.monotonic() < until:
+        time.sleep(0.01)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(workers[-1], signal.SIGKILL)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said[-3000:]
+    killed_at = [line for line in said.splitlines() if "SIGKILL" in line or "exitcode: -9" in line]
+    print(f"\n{len(workers)} workers, the last one killed: {killed_at[:1]}")
+    assert killed_at and same_run("run", "straight")
+
+
 @needs_fork
 def test_eighty_runs_killed_around_their_saves_leave_whole_files(place):
     """Epochs of one batch: the run does little but save."""
