@@ -13,7 +13,7 @@ import torch
 
 from . import distributed
 from .files import remove_stale_temporaries, write_atomically
-from .inference import evaluating, model_device, resolve_device
+from .inference import evaluating, keep_freed_memory, model_device, resolve_device
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 
@@ -92,7 +92,7 @@ def fit(
         raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
     device = resolve_device(device)
     model.to(device)
-    _keep_freed_memory()
+    keep_freed_memory()
     if compile:
         model.encoder.compile()
         model.decoder.compile()
@@ -139,15 +139,6 @@ def fit(
             _save(run, folder, "last.ckpt")
             report.epoch(row)
     return run.history
-
-
-def _keep_freed_memory():
-    """Have glibc keep what a step frees for the next one, instead of a thousand page faults a step.
-
-    It hands large blocks back to the system, until one of nearly 32 MB has been freed (mallopt(3), on the
-    dynamic M_MMAP_THRESHOLD). Elsewhere this does nothing.
-    """
-    torch.empty(2**23 - 2**12, dtype=torch.float32, device="cpu")
 
 
 def _validate(model, dataloader, stop):
