@@ -99,8 +99,6 @@ def test_a_file_of_20_gb_is_encoded_in_2_gb(large, monkeypatch):
     assert len(np.load("ids.npy", mmap_mode="r")) == rows and peak < LIMIT
 
 
-@pytest.mark.xfail(strict=True, reason="below 2^21 rows mixing.nearest_items gets all features at once, and copies "
-                   "them: a file of 1.5 GB does not train in 2 GB, recipe.training")
 def test_a_file_of_less_than_two_million_rows_is_trained_on_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sparse_features(tmp_path / "items.npy", 15 * 10**8)
