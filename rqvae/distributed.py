@@ -76,7 +76,8 @@ def _untouched(store, rank, world):
         if store.check([f"{offer}/heard"]) and own in store.get(f"{offer}/heard").decode().split():
             return torch.distributed.PrefixStore(offer, store)
         time.sleep(0.01)
-    raise TimeoutError(f"process {rank} of {world} has not met the others for {MEETING_SECONDS} seconds; start them again")
+    raise TimeoutError(f"process {rank} of {world} has not met the others for {MEETING_SECONDS} seconds; "
+                       "start them again")
 
 
 def local_device(device) -> torch.device:

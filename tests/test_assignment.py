@@ -1,6 +1,5 @@
 """Codes chosen in training: balance, fading prices, and who holds which ID, each by another road."""
 
-import math
 from collections import Counter
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from items import clustered
-from rqvae import FeatureLoader, RqVae, VectorQuantizer, fit
+from rqvae import FeatureLoader, RqVae, fit
 from rqvae.assignment import BalancedAssignment, SinkhornAssignment
 from rqvae.functional import balancing_potentials
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 import warnings
 import zipfile
@@ -27,7 +26,7 @@ from rqvae import FeatureLoader, RqVae, files, open_features
 from rqvae.checkpoint import build_checkpoint, load_checkpoint, save_checkpoint
 from rqvae.imports import import_semantic_ids
 from rqvae.item_ids import load_item_ids
-from test_train import TINY, in_a_process, weights
+from test_train import TINY, in_a_process
 
 ROWS = clustered(200).numpy()
 RUN = ["--data", "items.npy", "--checkpoint-dir", "run", "--val-fraction", "0.2", *TINY]

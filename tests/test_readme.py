@@ -40,7 +40,7 @@ def test_the_commands_run_in_their_order(page, folder):
     for _, script, *argv in commands:
         if script == "train.py":            # as it stands, but not for a hundred epochs
             argv += ["--epochs", "2" if "--resume" not in argv else "3"]
-        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
             code = scripts[script](argv)
         assert code == 0, f"{script} {shlex.join(argv)}: {err.getvalue()}"
     assert len(np.load("parts.npy")) == 1100

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import train
-from rqvae.checkpoint import load_checkpoint
 from test_faults import RUN, TINY, environment, killed_runs, needs_fork, origin, place, same_run
 
 pytestmark = pytest.mark.campaign
