@@ -46,7 +46,7 @@ class Job(NamedTuple):
     how: dict                   # `fit` options that change no result worth recording
     checkpoint_dir: Path
     resume_from: Path           # None for a new run
-    tf32: bool                  # set for the process
+    tf32: bool                  # a setting of the process, while it trains
 
 
 def build_parser() -> ArgumentParser:
@@ -113,8 +113,7 @@ def prepare(arguments) -> Job:
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
-    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile,
-             "tensorboard": arguments.tensorboard}
+    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard}
     return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32)
 
 
@@ -228,6 +227,9 @@ def train(job, stop):
         name = signal.Signals(stop.number or signal.SIGTERM).name
         say(f"Stopped by {name}; saved. Resume with: {command('train.py', '--resume', interrupted.path)}")
         return None
+    finally:
+        if job.tf32:        # what the report encodes is what infer.py will
+            torch.set_float32_matmul_precision("highest")
 
 
 def report(job, history) -> None:

@@ -27,6 +27,9 @@ class EpochReport:
             file=sys.stderr, dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
+        if run.val_loader is None:
+            self.say("no validation items: " + ("best.ckpt is the last epoch" if run.every_step else
+                                                "the learning rate and best.ckpt follow train_loss"))
 
     def say(self, sentence) -> None:
         """A sentence of its own, above the bar."""

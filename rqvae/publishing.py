@@ -123,8 +123,8 @@ def published_method(published, num_embeddings, wanted, where) -> str:
     """
     method = "nearest" if published.codes.shape[1] == len(num_embeddings) else "suffix"
     if wanted not in (None, method):
-        raise ValueError(f"--unique is {wanted}, but the IDs in {where} are {'without' if method == 'nearest' else 'with'} "
-                         f"a suffix; leave --unique out")
+        has = "without" if method == "nearest" else "with"
+        raise ValueError(f"--unique is {wanted}, but the IDs in {where} are {has} a suffix; leave --unique out")
     return method
 
 

@@ -105,9 +105,6 @@ def fit(
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
     with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report:
-        if val_dataloader is None:
-            report.say("no validation items: " + ("best.ckpt is the last epoch" if run.every_step else
-                                                  "the learning rate and best.ckpt follow train_loss"))
         while run.epoch < max_epochs:
             began = time.perf_counter()
             model.train()

@@ -221,7 +221,7 @@ def test_faster_products_on_a_gpu_give_ids_as_good(features, capsys, faster):
         assert train.main(["--data", features, "--epochs", "3", "--checkpoint-dir", name, "--device", "cuda", *TINY,
                            *more]) == 0
         errors.append(load_checkpoint(f"{name}/last.ckpt")["rqvae"]["history"][-1]["train_recon_loss"])
-    torch.set_float32_matmul_precision("highest")
+    assert torch.get_float32_matmul_precision() == "highest"
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
 
 
