@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import checkpoint
 from .networks import Decoder, Encoder, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
+from .storage import checkpoint
 
 
 class RqVaeOutput(NamedTuple):

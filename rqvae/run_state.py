@@ -11,7 +11,9 @@ import math
 
 import torch
 
-from . import checkpoint, distributed
+from .storage import checkpoint
+
+from . import distributed
 from .functional import perplexity
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key

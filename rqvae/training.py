@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from . import distributed
-from .files import remove_stale_temporaries, write_atomically
 from .inference import evaluating, keep_freed_memory, model_device, resolve_device
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
+from .storage.files import remove_stale_temporaries, write_atomically
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 

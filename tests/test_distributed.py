@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import train
-from items import TINY, clustered
+from samples import TINY, clustered
 from rqvae import distributed
-from rqvae.checkpoint import load_checkpoint
+from rqvae.storage.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
 WORKER = textwrap.dedent("""
     import glob, sys, torch
     sys.path[:0] = [{root!r}, {tests!r}]
-    from items import clustered
+    from samples import clustered
     from rqvae import FeatureLoader, RqVae, distributed, fit, recipe
     torch.set_num_threads(1)
     out, kind = sys.argv[1:]

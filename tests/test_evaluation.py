@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from items import clustered, loader
+from samples import clustered, loader
 from rqvae import RqVae, evaluate_quantization, evaluate_reconstruction, evaluate_semantic_ids
 from rqvae.evaluation import row_keys
 

@@ -21,12 +21,12 @@ import torch
 
 import infer
 import train
-from items import clustered
-from rqvae import FeatureLoader, RqVae, files, open_features
-from rqvae.checkpoint import build_checkpoint, load_checkpoint, save_checkpoint
-from rqvae.imports import import_semantic_ids
-from rqvae.item_ids import load_item_ids
-from test_train import TINY, in_a_process
+from samples import clustered, in_a_process, TINY
+from rqvae import FeatureLoader, RqVae, open_features
+from rqvae.storage import files
+from rqvae.storage.checkpoint import build_checkpoint, load_checkpoint, save_checkpoint
+from rqvae.ids.imports import import_semantic_ids
+from rqvae.items.identifiers import load_item_ids
 
 ROWS = clustered(200).numpy()
 RUN = ["--data", "items.npy", "--checkpoint-dir", "run", "--val-fraction", "0.2", *TINY]
@@ -286,7 +286,7 @@ import contextlib, importlib.util, io, json, os, resource, shutil, subprocess, s
 from pathlib import Path
 import numpy as np
 import train, infer
-from rqvae.exports import export_semantic_ids
+from rqvae.ids.exports import export_semantic_ids
 from rqvae import RqVae
 place, tiny, results = Path(sys.argv[1]), sys.argv[2].split(), {}
 os.chdir(place)
@@ -455,7 +455,7 @@ def test_a_run_outlives_its_output_streams(place):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_results_that_cannot_be_shown_are_missed_aloud(capsys, monkeypatch):
-    from rqvae.console import say
+    from rqvae.cli.console import say
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         say("a result")
@@ -483,8 +483,8 @@ def signalled(monkeypatch, place, number, call):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("when, call", [
-    ("rqvae.initialization.kmeans", 2), ("rqvae.recipe.nearest_items", 1), ("RqVae.training_step", 8),
-    ("RqVae.validation_step", 2), ("rqvae.checkpoint.write_atomically", 3),
+    ("rqvae.recipe.initialization.kmeans", 2), ("rqvae.recipe.nearest_items", 1), ("RqVae.training_step", 8),
+    ("RqVae.validation_step", 2), ("rqvae.storage.checkpoint.write_atomically", 3),
 ], ids=["k-means", "neighbours", "training", "validation", "saving"])
 def test_a_signal_saves_and_the_resumed_run_ends_as_a_straight_one(place, monkeypatch, capsys, number, when, call):
     assert train.main([*RUN, "--checkpoint-dir", "straight", "--epochs", "4"]) == 0
@@ -500,7 +500,7 @@ def test_a_signal_saves_and_the_resumed_run_ends_as_a_straight_one(place, monkey
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("when", ["rqvae.inference.chunk_ids", "rqvae.semantic_ids.to_tokens"],
+@pytest.mark.parametrize("when", ["rqvae.inference.chunk_ids", "rqvae.ids.files.to_tokens"],
                          ids=["encoding", "writing"])
 def test_a_signal_in_encoding_leaves_the_old_output_and_nothing_else(place, monkeypatch, capsys, number, when):
     Path("ids.json").write_text("precious")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from items import clustered, loader
+from samples import clustered, loader
 from rqvae import RqVae, batch_inference
 from rqvae.inference import fixed_chunks, resolve_device
 

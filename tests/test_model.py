@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from items import clustered
+from samples import clustered
 from rqvae import RqVae
-from rqvae.checkpoint import CheckpointError
+from rqvae.storage.checkpoint import CheckpointError
 
 
 def small(**options):
@@ -116,7 +116,7 @@ def test_a_saved_folder_comes_back_equal_and_in_eval_mode(tmp_path, options):
 
 
 def save(model, path, **hyper_parameters):
-    from rqvae.checkpoint import build_checkpoint, save_checkpoint
+    from rqvae.storage.checkpoint import build_checkpoint, save_checkpoint
     save_checkpoint(build_checkpoint(
         epoch=0, global_step=1, state_dict=model.state_dict(),
         hyper_parameters={**model.hyper_parameters, **hyper_parameters}), path)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from items import TINY, clustered, loader
+from samples import TINY, clustered, loader
 from rqvae import RqVae, fit
-from rqvae.initialization import initialize
+from rqvae.recipe.initialization import initialize
 from rqvae.progress import write_events
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import torch
 
 import infer
 import train
-from items import clustered
+from samples import clustered
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (ROOT / "README.md", ROOT / "README.zh-CN.md") if page.exists()]

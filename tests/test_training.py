@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from items import clustered, loader
+from samples import clustered, loader
 from rqvae import RqVae, fit
-from rqvae.assignment import BalancedAssignment
-from rqvae.checkpoint import CheckpointError, load_checkpoint
+from rqvae.recipe.assignment import BalancedAssignment
+from rqvae.storage.checkpoint import CheckpointError, load_checkpoint
 from rqvae.run_state import RunState
 from rqvae.training import TrainingDiverged, TrainingInterrupted
 
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_keeps_the_last_good_
 RESUME = textwrap.dedent("""
     import sys, torch
     sys.path[:0] = [{root!r}, {tests!r}]
-    from items import clustered, loader
+    from samples import clustered, loader
     from rqvae import RqVae, fit
     torch.set_num_threads(1)
     torch.manual_seed(99)                       # nothing of this process's own may matter
@@ -181,7 +181,7 @@ def test_a_loader_s_own_generator_is_resumed_too(tmp_path):
 
 
 def test_resuming_weights_alone_is_refused(tmp_path):
-    from rqvae.checkpoint import build_checkpoint, save_checkpoint
+    from rqvae.storage.checkpoint import build_checkpoint, save_checkpoint
     model = small()
     save_checkpoint(build_checkpoint(epoch=0, global_step=0, state_dict=model.state_dict(),
                                      hyper_parameters=model.hyper_parameters), tmp_path / "w.ckpt")
@@ -197,7 +197,7 @@ def test_resuming_weights_alone_is_refused(tmp_path):
     lambda ckpt: ckpt["rqvae"].__setitem__("epoch", "many"),
 ])
 def test_a_damaged_training_state_is_one_clear_error(tmp_path, damage):
-    from rqvae.checkpoint import save_checkpoint
+    from rqvae.storage.checkpoint import save_checkpoint
     quiet(small(), loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path)
     ckpt = load_checkpoint(tmp_path / "last.ckpt")
     damage(ckpt)

@@ -24,7 +24,7 @@ from rqvae import FeatureLoader, RqVae, batch_inference, resolve_collisions
 from rqvae.collisions import collision_report
 from rqvae.evaluation import code_statistics
 from rqvae.inference import evaluating
-from rqvae.neighbours import neighbour_quality, shared_prefix_lift
+from rqvae.report.neighbours import neighbour_quality, shared_prefix_lift
 
 
 def relative_mse(model, features, codes, mean):

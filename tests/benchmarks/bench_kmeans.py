@@ -7,7 +7,7 @@ from pairs import heading, interleave, line, missing, parse, row
 import torch
 
 from rqvae.functional import kmeans, nearest_codes
-from rqvae.initialization import ROWS_PER_CODE
+from rqvae.recipe.initialization import ROWS_PER_CODE
 
 
 def inertia(x, centroids):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from bench_ids import measure, show
-from rqvae import assignment, recipe
+from rqvae import recipe
+from rqvae.recipe import assignment
 
 Balanced = assignment.BalancedAssignment
 

@@ -13,9 +13,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rqvae.collisions import collision_report                                           # noqa: E402
-from rqvae.lookup import SemanticIdIndex                                                # noqa: E402
-from rqvae.resolution import resolve_collisions                                         # noqa: E402
-from rqvae.semantic_ids import load_semantic_ids, save_semantic_ids                     # noqa: E402
+from rqvae.ids.lookup import SemanticIdIndex                                                # noqa: E402
+from rqvae.ids.resolution import resolve_collisions                                         # noqa: E402
+from rqvae.ids.files import load_semantic_ids, save_semantic_ids                     # noqa: E402
 
 
 def megabytes(field):

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from rqvae import FeatureLoader, RqVae, fit, load_semantic_ids, open_features, save_semantic_ids
-from rqvae.amazon_p5 import load_items, load_sequences
-from rqvae.exports import FORMATS, export_semantic_ids
-from rqvae.imports import import_semantic_ids
-from rqvae.item_ids import load_item_ids
+from rqvae.items.amazon_p5 import load_items, load_sequences
+from rqvae.ids.exports import FORMATS, export_semantic_ids
+from rqvae.ids.imports import import_semantic_ids
+from rqvae.items.identifiers import load_item_ids
 from rqvae.run_state import RunState
-from rqvae.texts import read_texts
+from rqvae.items.texts import read_texts
 
 SECONDS, HEADROOM = 10, 1 << 30
 RIGHT_ERRORS = (ValueError, FileNotFoundError)          # CheckpointError is a ValueError

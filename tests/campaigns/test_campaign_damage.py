@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from items import clustered
+from samples import clustered
 from rqvae import FeatureLoader, RqVae, fit, open_features
-from rqvae.checkpoint import CheckpointError, load_checkpoint
+from rqvae.storage.checkpoint import CheckpointError, load_checkpoint
 from rqvae.run_state import RunState
 from test_faults import _equal
 

@@ -36,7 +36,7 @@ def test_a_run_killed_twenty_times_ends_as_a_straight_one(place):
 KILLED_IN_SAVES = """
 import json, os, random, signal, sys, time
 import train
-from rqvae.checkpoint import load_checkpoint
+from rqvae.storage.checkpoint import load_checkpoint
 kills, argv, generator = int(sys.argv[1]), sys.argv[2:], random.Random(3)
 figures = {"kills": 0, "in a write": 0, "epochs": []}
 def saved():
@@ -108,7 +108,7 @@ FULL_AT_RANDOM = """
 import contextlib, io, json, os, random, subprocess, sys
 from pathlib import Path
 import train
-from rqvae.checkpoint import load_checkpoint
+from rqvae.storage.checkpoint import load_checkpoint
 argv, generator, figures = sys.argv[1:], random.Random(5), {}
 os.mkdir("disk")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", "disk"], check=True)

@@ -1,0 +1,183 @@
+"""What the commands share: arguments, exit codes, signals, and words on a stream that may be closed.
+
+Knows no models, and needs no torch. Exit codes: 0 done, 1 failed while running, 2 unusable input found before any work,
+130 and 143 ended by SIGINT and SIGTERM.
+"""
+
+import argparse
+import contextlib
+import difflib
+import os
+import shlex
+import signal
+import sys
+import threading
+import traceback
+import warnings
+
+from .. import __version__
+
+PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
+RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with errors of one line, and the closest known flag for an unknown one.
+
+    Args:
+        program: how the user started us, see `command`; what is parsed has it as `program`.
+        verb: "train" or "infer".
+    """
+
+    def __init__(self, program, verb, **settings):
+        super().__init__(prog=command(program, verb), allow_abbrev=False, **settings)
+        self.set_defaults(program=program)
+        self.add_argument("--version", action="version", version=f"rqvae {__version__}")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
+            self.error(f"unknown argument {unknown[0]}; {hint}")
+        return found
+
+    def error(self, message):
+        self.exit(2, f"error: {message}\n")
+
+
+def command(program, verb, *words) -> str:
+    """What a user types who started us as `program`: "python" of `python train.py`, "rqvae" or "python -m rqvae"."""
+    return shlex.join([*program.split(), f"{verb}.py" if program == "python" else verb, *map(str, words)])
+
+
+def run_command(parser, load, argv) -> int:
+    """Parse, `prepare, run = load(arguments)`, `prepare(arguments)`, `run(what it returned)`; the exit code.
+
+    What `prepare` raises, and a ValueError of `run`, is the user's input (2), anything else a failure under
+    way (1). Each becomes one line on stderr, with a traceback only on `--debug`.
+    """
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit_:
+        return exit_.code or 0
+    # Line buffered, so that what a pipe reads comes in the order in which it was said.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        warnings.simplefilter("always", UserWarning)
+        try:
+            try:
+                prepare, run = load(arguments)
+                job = prepare(arguments)
+            except PREPARATION_ERRORS as error:
+                return _failed(error, 2, arguments.debug)
+            return run(job) or 0
+        except RUNTIME_ERRORS as error:
+            return _failed(error, 2 if isinstance(error, ValueError) else 1, arguments.debug)
+        except KeyboardInterrupt as interrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def say(*words) -> None:
+    """Print a result; when stdout can take no more (nobody reads it, its disk is full), go on in silence."""
+    try:
+        print(*words, flush=True)
+    except OSError as error:
+        _silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            print(f"warning: the standard output fails ({error.strerror}); results are not shown from here on",
+                  file=sys.stderr)
+
+
+class StopSignals:
+    """A flag that SIGINT and SIGTERM raise, while a `with` block lasts; a second one ends the process at once.
+
+    Calling it tells whether a signal came; `number` is its number.
+    """
+
+    def __init__(self):
+        self.number = None
+        self.previous = {}
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self.number is not None:
+            os._exit(128 + number)
+        self.number = number
+        with contextlib.suppress(OSError):          # nobody may be reading
+            os.write(2, b"\nstopping at the next batch; once more to leave at once\n")
+
+
+class _Unfailing:
+    """A stream for progress that never ends the work: what cannot be written any more is dropped."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        try:
+            return self.stream.write(text)
+        except OSError:
+            _silence(self.stream)
+            return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except OSError:
+            _silence(self.stream)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def _silence(stream):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM ends the block as Ctrl-C does, so that temporary files go; only the main thread can have that."""
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _failed(error, code, debug):
+    if debug:
+        traceback.print_exc()
+    message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
+    message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _os_message(error):
+    """`disk/last.ckpt: No space left on device`: the path first, no errno."""
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -1,0 +1,147 @@
+"""What `infer` does: encode, resolve, write, judge; as much of it as was asked for."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import distributed
+from ..collisions import collision_report
+from ..evaluation import code_statistics
+from ..ids.files import save_semantic_ids
+from ..ids.publishing import labels_beside, write_outputs
+from ..ids.shards import Shard, merge_shards
+from ..ids.uniqueness import unique_ids
+from ..inference import batch_inference
+from ..report.assessment import assess, is_suffix, resolving_cost
+from ..report.page import write_page
+from ..report.picture import write_picture
+from ..report.text import (collapse_advice, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
+                           summary)
+from .console import say
+from .infer_options import DEFAULT_OUTPUT
+from .infer_plan import code_sizes, prepare
+
+__all__ = ["prepare", "run"]
+
+
+def run(job) -> int:
+    """Do the work, alone or as one of the processes of `torchrun`, which share the encoding."""
+    with distributed.process_group(job.device):
+        with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
+            return work(job)
+
+
+def work(job) -> int:
+    """Encode, resolve, write, judge: as much of it as was asked for."""
+    arguments, model, items = job.arguments, job.model, job.items
+    if job.ids:
+        judge(job, job.ids.codes, job.names or job.ids.item_ids)
+        return 0
+    if arguments.save_pretrained and not distributed.rank():
+        model.save_pretrained(arguments.save_pretrained)
+        say(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) "
+            "loads it")
+    if items is None:
+        return 0
+    table = items.dataset.table
+    codes, resolution = encoded(job), None
+    if distributed.rank():          # the first process has all codes, and does the rest
+        return 0
+    if job.shard:
+        return write_shard(job, codes)
+    if job.method:
+        taken = job.published.codes if job.published else None
+        resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
+    ids = codes if resolution is None else resolution.codes
+    written = write(job, ids) if job.outputs else ""
+    if arguments.report is not None:
+        judge(job, codes, job.names or table.item_ids, resolution)
+    else:
+        show(job, codes)
+    if resolution is not None:
+        cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
+        say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
+    if arguments.report is None:
+        say(shared_prefixes(ids, job.names or table.item_ids))
+    if written:
+        say(written)
+    return 0
+
+
+def encoded(job) -> np.ndarray:
+    """(N, L) int64, as the model gives them."""
+    table = job.items.dataset.table
+    job.model.to(job.device)
+    if job.parts:
+        say(f"Merging {len(job.parts)} parts of {job.items.description}")
+        return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
+    say(f"Encoding {job.items.description}, on {job.device}")
+    part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
+    rows = part.rows(len(table))
+    codes = batch_inference(job.model, batches(table, rows, job.arguments.batch_size), job.device) if rows \
+        else torch.empty(0, len(job.model.quantizer.codebooks), dtype=torch.int64)
+    codes = codes.reshape(len(codes), -1)
+    return distributed.join(codes.to(job.device)).cpu().numpy()
+
+
+def batches(table, rows, size):
+    """These rows of the table in order, a slice at a time."""
+    for first in range(rows.start, rows.stop, size):
+        yield {"features": table.rows(slice(first, min(first + size, rows.stop)))}
+
+
+def write_shard(job, codes) -> int:
+    path = job.shard.path(job.arguments.output or DEFAULT_OUTPUT)
+    save_semantic_ids(codes, path, overwrite=True)
+    rows = job.shard.rows(len(job.items.dataset))
+    say(f"wrote rows {rows[0]:,} to {rows[-1]:,} to {path}; when all {job.shard.count} parts are there, run the same "
+        "command with --merge instead of --shard")
+    return 0
+
+
+def write(job, codes) -> str:
+    """Write the new IDs, behind the published ones if there are any, in every form that was asked for; says so."""
+    item_ids, names = job.items.dataset.table.item_ids, job.names
+    if job.published:
+        item_ids, names = labels_beside(job.published, job.arguments.append_to, len(codes), item_ids, names)
+        codes = np.concatenate([job.published.codes, codes])
+    paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names)
+    beside = f", {len(job.published.codes):,} published ones first and unchanged" if job.published else ""
+    return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
+
+
+def show(job, codes) -> None:
+    """The IDs in brief, as the model gives them."""
+    statistics = code_statistics(torch.from_numpy(codes), job.model.quantizer.num_embeddings)
+    say(summary(statistics, collision_report(codes)))
+    for sentence in collapse_advice(statistics, "train again with --preset tiger, longer, or on more varied items",
+                                    items=len(codes)):
+        say(f"WARNING: {sentence}")
+
+
+def judge(job, codes, names, resolution=None) -> None:
+    """The report, in words and, if asked for, as a page."""
+    before, resolved, levels = None, None, codes.shape[1]
+    if resolution is not None:
+        before, resolved, codes = codes, resolution.after, resolution.codes[:, :levels]
+    elif job.model is None and is_suffix(codes):
+        say("The last number of each ID counts the items of a collision; the others are judged.")
+        resolved, codes = collision_report(codes), codes[:, :-1]
+    size = job.model.quantizer.num_embeddings if job.model else job.arguments.num_embeddings or int(codes.max()) + 1
+    measures = assess(codes, size, model=job.model, features=job.items and job.items.dataset.table, before=before,
+                      resolved=resolved, split=job.split, pairs=job.pairs)
+    what = job.items.description if job.items else f"{len(codes):,} items"
+    about = f"{what}; {codes.shape[1]} levels of {size:,} codes, {job.title}"
+    say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
+    if job.arguments.report:
+        figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=size)
+        if Path(job.arguments.report).suffix == ".html":
+            write_page(job.arguments.report, description=about, names=names,
+                       metrics=report_rows(measures), **figures)
+        else:
+            write_picture(job.arguments.report, **figures)
+        say(f"\nwrote {job.arguments.report}")

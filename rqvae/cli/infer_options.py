@@ -1,0 +1,85 @@
+"""The options of `infer`, and which of them go together. Needs no torch, so that `--help` answers at once."""
+
+import argparse
+
+from ..ids.formats import FORMATS
+from .console import ArgumentParser
+from .item_options import add_item_options
+
+DEFAULT_CKPT, DEFAULT_OUTPUT = "checkpoints/best.ckpt", "semantic_ids.json"
+# Options that another one rules out, and why.
+APART = {
+    "shard": (("unique", "append_to", "format", "report", "merge", "save_pretrained"),
+              "a shard holds bare codes; give that option with --merge"),
+    "append_to": (("report",), "judge the new table afterwards by --ids TABLE --report"),
+    "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained"),
+            "IDs in a file are only judged; leave one of them out"),
+}
+NEEDS = {"ids": "report", "pairs": "report", "ids_format": "ids", "num_embeddings": "ids"}
+
+
+def build_parser(program="rqvae") -> ArgumentParser:
+    parser = ArgumentParser(program, "infer", description=(
+        "Write one semantic ID an item, in row order, with a trained checkpoint. Without --data, --texts or --p5 it "
+        "encodes the items that the checkpoint was trained on."))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "formats:\n" + "\n".join(
+        [f"  {'json, jsonl, npy':<20}ours; json is LC-Rec's index, with item IDs for keys where there are any",
+         *(f"  {name:<20}{form.sentence}" for name, form in FORMATS.items())])
+    add = parser.add_argument
+    add("--ckpt", nargs="?", default=DEFAULT_CKPT, const=DEFAULT_CKPT, metavar="PATH",
+        help=f"the checkpoint (default: {DEFAULT_CKPT})")
+    add("--batch-size", type=int, default=1024, metavar="N",
+        help="rows read at once; the IDs do not depend on it (default: 1024)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    group = parser.add_argument_group("items")
+    add_item_options(group)
+    group.add_argument("--names", metavar="FILE", help="names of the items in row order, for people to read: .txt (one "
+                                                       "a line) or .json")
+    group = parser.add_argument_group("IDs")
+    add = group.add_argument
+    add("--output", metavar="PATH", help="the file, .json, .jsonl or .npy (default: semantic_ids.json); with --format "
+                                         "a file of that format, or a folder (default: semantic_ids)")
+    add("--format", nargs="+", metavar="NAME", help="write the files that other systems read, one or several of the "
+                                                    "formats listed below")
+    add("--unique", nargs="?", const="nearest", choices=("nearest", "suffix"),
+        help="give every item an ID of its own: 'nearest' (if nothing is said) moves all but one of the items that "
+             "share an ID to the nearest free one; 'suffix' adds a number to every ID instead")
+    add("--append-to", metavar="FILE", help="IDs (.json, .jsonl, .npy) that are published: --output gets them, "
+                                            "unchanged and first, and then unique ones for the new items, which must "
+                                            "be named and must not be among them")
+    add("--shard", metavar="I/N", help="encode only the I-th of N parts, for N processes or machines, into a file "
+                                       "beside --output")
+    add("--merge", action="store_true", help="take the codes from the parts beside --output instead of encoding; the "
+                                             "result is that of one process")
+    group = parser.add_argument_group("judging, and the model; no IDs are written unless an option above asks for it")
+    add = group.add_argument
+    add("--report", nargs="?", const="", metavar="FILE", help="say how good model and IDs are, beside what is healthy; "
+                                                              "with a .html or .png (needs matplotlib) also as a page")
+    add("--pairs", metavar="FILE", help="for --report: .npy with the row numbers (pairs, 2) of items that go together, "
+                                        "such as those taken one after the other")
+    add("--ids", metavar="FILE", help="for --report: judge the IDs in this file, ours or another system's, without a "
+                                      "checkpoint; with --data also their neighbours")
+    add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
+    add("--num-embeddings", type=int, metavar="N", help="codes of a level of --ids (default: the largest code + 1)")
+    add("--save-pretrained", metavar="DIR", help="write the model as a folder with config.json and weights")
+    return parser
+
+
+def check_together(arguments) -> None:
+    """Refuse options that rule each other out, or that need another one."""
+    given = {name for name, value in vars(arguments).items() if value not in (None, False)}
+    for name, (others, reason) in APART.items():
+        wrong = [other for other in others if other in given]
+        if name in given and wrong:
+            raise ValueError(f"{flag(wrong[0])} does not go with {flag(name)}: {reason}")
+    for name, needed in NEEDS.items():
+        if name in given and needed not in given:
+            raise ValueError(f"{flag(name)} needs {flag(needed)}")
+    if "append_to" in given and not given & {"data", "texts", "p5"}:
+        raise ValueError("--append-to needs the new items, named by --data, --texts or --p5")
+
+
+def flag(name) -> str:
+    return "--" + name.replace("_", "-")

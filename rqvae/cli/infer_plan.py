@@ -1,0 +1,152 @@
+"""What `infer` is asked for -> a Job. Everything that can be wrong with it is found here, before any work."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import distributed
+from ..ids.files import SemanticIds
+from ..ids.imports import import_semantic_ids
+from ..ids.publishing import labels_beside, load_published, plan_outputs, published_method, refuse_existing
+from ..ids.shards import Shard, find_shards, parse_shard
+from ..inference import resolve_device
+from ..model import RqVae
+from ..report.inputs import in_order_of, load_names, load_pairs, trained_and_held_out, training_history
+from ..report.picture import require_matplotlib
+from ..storage.checkpoint import CONFIG_NAME, load_checkpoint
+from ..storage.files import check_writable
+from .infer_options import DEFAULT_OUTPUT, check_together
+from .item_options import OPTIONS
+from .sources import Items, open_items
+
+
+class Job(NamedTuple):
+    """Everything that `prepare` checked and `run` needs."""
+
+    arguments: argparse.Namespace
+    device: torch.device
+    title: str = ""                 # where the IDs are from
+    model: RqVae = None             # None for IDs in a file
+    history: list = ()              # of the training
+    items: Items = None             # None where only the model is saved, or IDs come without features
+    names: list = None              # N, of --names or of the items
+    split: tuple = None             # rows trained on and held out, where that is known
+    pairs: np.ndarray = None        # (P, 2)
+    outputs: list = ()              # of `plan_outputs`
+    shard: Shard = None
+    parts: list = None              # the shards to merge
+    method: str = None              # how collisions are resolved
+    published: SemanticIds = None
+    ids: SemanticIds = None
+
+
+def prepare(arguments) -> Job:
+    check_together(arguments)
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size is {arguments.batch_size}, must be 1 or more")
+    job = Job(arguments, distributed.local_device(resolve_device(arguments.device)))
+    check_report(arguments)
+    if arguments.ids:
+        return prepare_ids(job)
+    judged_only = arguments.report is not None or arguments.save_pretrained
+    asked = arguments.output or arguments.format or arguments.unique or arguments.append_to or arguments.merge
+    if arguments.shard:
+        if distributed.launched_world() > 1:
+            raise ValueError("--shard is for processes that know nothing of each other; leave it out under torchrun")
+        job = job._replace(shard=parse_shard(arguments.shard))
+        target = job.shard.path(arguments.output or DEFAULT_OUTPUT)
+        refuse_existing(target, arguments.overwrite)
+        check_writable(target.parent)
+    elif asked or not judged_only:
+        job = job._replace(outputs=plan_outputs(arguments.format, arguments.output, arguments.overwrite))
+        for _, path in job.outputs:
+            check_writable(path.parent if path.suffix else path)
+    if arguments.save_pretrained:
+        refuse_existing(Path(arguments.save_pretrained) / CONFIG_NAME, arguments.overwrite)
+        check_writable(arguments.save_pretrained)
+    loaded = load_checkpoint(arguments.ckpt)
+    run_of = loaded.get("rqvae") or {}
+    model = RqVae.load_from_checkpoint(arguments.ckpt)
+    job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt)
+    if not job.shard and not job.outputs and arguments.report is None:
+        return job
+    items = find_items(arguments, run_of.get("notes") or {}, job.device)
+    table = items.dataset.table
+    if table.shape[1] != model.input_dim:
+        raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "
+                         f"{model.input_dim}; give features of the same encoder, or train on these")
+    if job.shard:
+        job.shard.check(len(table))
+    table.check(rows=job.shard.rows(len(table)) if job.shard else None)
+    names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
+    job = job._replace(items=items, names=names,
+                       split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
+                       pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None)
+    if arguments.merge:
+        job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
+    return prepare_unique(job)
+
+
+def prepare_unique(job) -> Job:
+    """How collisions shall be resolved, and beside which IDs."""
+    arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
+    method = arguments.unique
+    if arguments.append_to:
+        published = load_published(arguments.append_to, sizes)
+        made_by = published_method(published, sizes, method, arguments.append_to)
+        job, method, count = job._replace(published=published), made_by, count + len(published.codes)
+        dataset = job.items.dataset
+        labels_beside(published, arguments.append_to, len(dataset), dataset.table.item_ids, job.names)
+    if method == "nearest" and math.prod(sizes) < count:
+        raise ValueError(f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs; use --unique "
+                         "suffix, or train with more codes or levels")
+    return job._replace(method=method)
+
+
+def prepare_ids(job) -> Job:
+    """IDs in a file, and the features of their items, if given, in the same order."""
+    arguments = job.arguments
+    ids = import_semantic_ids(arguments.ids, arguments.ids_format, num_embeddings=arguments.num_embeddings)
+    items = None
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    if any(value is not None for value in given.values()):
+        items = open_items(**given, device=job.device)
+        table = items.dataset.table
+        table.check()
+        ids = in_order_of(table, ids, arguments.ids)
+    largest = int(ids.codes.max())
+    if arguments.num_embeddings is not None and largest >= arguments.num_embeddings:
+        raise ValueError(f"--num-embeddings is {arguments.num_embeddings}, but {arguments.ids} has the code {largest}")
+    pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
+    names = load_names(arguments.names, len(ids.codes)) if arguments.names else ids.names or items and items.dataset.names
+    return job._replace(items=items, ids=ids, names=names, pairs=pairs, title=arguments.ids)
+
+
+def check_report(arguments) -> None:
+    if not arguments.report:
+        return
+    path = Path(arguments.report)
+    if path.suffix not in (".html", ".png"):
+        raise ValueError(f"--report is {path}; its suffix must be .html or .png, or leave the file out")
+    refuse_existing(path, arguments.overwrite)
+    check_writable(path.parent)
+    if path.suffix == ".png":
+        require_matplotlib()
+
+
+def find_items(arguments, notes, device) -> Items:
+    """The items that are named, or else those that the checkpoint was trained on."""
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    if not any(given[source] for source in ("data", "texts", "p5")):
+        if "data" not in notes:
+            raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
+        given = {name: notes.get(name) if value is None else value for name, value in given.items()}
+    return open_items(**given, device=device)
+
+
+def code_sizes(model) -> list:
+    return [len(codebook) for codebook in model.quantizer.codebooks]

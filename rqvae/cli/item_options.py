@@ -1,0 +1,23 @@
+"""The options that name items, which both commands offer and a checkpoint records. Needs no torch."""
+
+from ..items import DEFAULT_ENCODER
+
+# The arguments of `sources.open_items`, in words.
+OPTIONS = {
+    "data": ("FILE", "item features: .npy, .npz, .pt, .safetensors, .parquet, or a folder or glob of .npy shards"),
+    "key": ("NAME", "which array of a file that holds several"),
+    "item_ids": ("FILE", "IDs of the items in row order: .txt (one a line), .json or .npy"),
+    "texts": ("FILE", "item texts to encode instead: .jsonl, .json, .csv or .tsv"),
+    "text_columns": ("NAME", "columns of --texts to encode (default: text)"),
+    "id_column": ("NAME", "column of --texts that holds the item ID"),
+    "p5": ("DIR", "folder with P5 Amazon data instead; its items' texts are encoded"),
+    "split": ("NAME", "which split of --p5 (default: beauty)"),
+    "encoder": ("NAME", f"sentence encoder for --texts and --p5 (default: {DEFAULT_ENCODER})"),
+}
+
+
+def add_item_options(parser) -> None:
+    """Give an `argparse` parser the OPTIONS."""
+    for name, (metavar, words) in OPTIONS.items():
+        parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=words,
+                            nargs="+" if name == "text_columns" else None)

@@ -1,0 +1,62 @@
+"""Which command it is, and its start: options first, then threads, then torch and the work.
+
+Nothing here imports torch before the options are understood, so that `--help` answers at once.
+"""
+
+import difflib
+import sys
+
+from .. import __version__
+from .console import run_command
+from .threads import settle_threads
+
+COMMANDS = {"train": "train a tokenizer on item features",
+            "infer": "write the semantic IDs of items, and judge them"}
+
+
+def main(argv=None, *, program="rqvae") -> int:
+    """`rqvae train ...` and `rqvae infer ...`; returns the exit code.
+
+    Args:
+        argv: what follows the program's name; None for the arguments of this process.
+        program: how the user started us, see `console.command`.
+    """
+    verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [options]\n")
+        for name, words in COMMANDS.items():
+            print(f"  {program} {name:<6} {words}; --help lists its options")
+        print(f"  {program} --version")
+        return 0
+    if verb == "--version":
+        print(f"rqvae {__version__}")
+        return 0
+    if verb not in COMMANDS:
+        near = difflib.get_close_matches(verb, COMMANDS, n=1, cutoff=0.5) or COMMANDS
+        print(f"error: there is no command {verb!r}; did you mean {' or '.join(near)}?", file=sys.stderr)
+        return 2
+    return {"train": train, "infer": infer}[verb](rest, program=program)
+
+
+def train(argv=None, *, program="rqvae") -> int:
+    """The command `train`."""
+    from .train_options import build_parser
+
+    def load(arguments):
+        settle_threads()
+        from .train import prepare, run
+        return prepare, run
+
+    return run_command(build_parser(program), load, argv)
+
+
+def infer(argv=None, *, program="rqvae") -> int:
+    """The command `infer`."""
+    from .infer_options import build_parser
+
+    def load(arguments):
+        settle_threads()
+        from .infer import prepare, run
+        return prepare, run
+
+    return run_command(build_parser(program), load, argv)

@@ -1,0 +1,215 @@
+"""What `train` does with its options: check everything, train, say what came of it."""
+
+import contextlib
+import inspect
+import io
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import distributed, recipe
+from ..collisions import collision_report
+from ..evaluation import code_statistics, evaluate_reconstruction
+from ..inference import batch_inference, resolve_device
+from ..items.batches import FeatureLoader, split_rows
+from ..model import RqVae
+from ..progress import event_writer_class
+from ..report.text import collapse_advice, summary
+from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
+from ..storage.files import check_writable, locked, nearest_names
+from ..training import TrainingInterrupted, fit
+from .console import StopSignals, command, say
+from .item_options import OPTIONS
+from .sources import Items, open_items
+from .train_options import DEFAULTS
+
+# What each preset departs from the documented model and training in.
+PRESETS = {
+    "documented": {"batch_size": 32, "epochs": 100},
+    "tiger": recipe.MODEL,          # and what follows from the size of the catalogue, see `by_rule`
+    "closed": recipe.MODEL,
+}
+MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
+RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *MODEL_OPTIONS)         # --resume finds these again
+
+
+class Job(NamedTuple):
+    """Everything that `prepare` checked and `run` needs."""
+
+    items: Items
+    model: RqVae
+    settings: dict              # option -> value, as recorded in the checkpoint
+    device: torch.device
+    how: dict                   # `fit` options that change no result worth recording
+    checkpoint_dir: Path
+    resume_from: Path           # None for a new run
+    tf32: bool                  # a setting of the process, while it trains
+    program: str                # how the user started us
+
+
+def prepare(arguments) -> Job:
+    """Everything that can be wrong with the input is found here, before any work."""
+    device = distributed.local_device(resolve_device(arguments.device))
+    if arguments.tf32 and device.type != "cuda":
+        raise ValueError(f"--tf32 is for a GPU, and this run is on {device}; leave it out, or choose --device cuda")
+    folder = Path(arguments.checkpoint_dir)
+    if distributed.restarted():         # by torchrun, after a failure: go on where that left off
+        arguments.overwrite = True
+        if arguments.resume is None and (folder / "last.ckpt").exists():
+            arguments.resume = ""
+    resume_from, recorded = None, {}
+    if arguments.resume is not None:
+        resume_from, recorded = find_run(arguments.resume, folder)
+        folder = resume_from.parent
+    settings = settle(arguments, recorded)
+    if resume_from is None and not arguments.overwrite:
+        refuse_to_overwrite(folder)
+    check_writable(folder)
+    if arguments.tensorboard:
+        event_writer_class()                # a missing package is found before any work
+    items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
+    table = items.dataset.table
+    table.check()
+    if settings["preset"] != "documented":
+        settings = {**by_rule(table, settings), **settings}
+    torch.manual_seed(settings["seed"])
+    model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
+    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard}
+    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program)
+
+
+def settle(arguments, recorded) -> dict:
+    """The options in force: what was given, else what the run recorded, else the preset's, else the defaults."""
+    given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None}
+    preset = {**DEFAULTS, **recorded, **given}["preset"]
+    if preset == "documented" and len(given.get("hidden_dim", [])) == 1:
+        given["hidden_dim"] = given["hidden_dim"][0]            # one width for both layers, as documented
+    settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
+    rules = {
+        "epochs": ("0 or more", lambda value: value >= 0),
+        "batch_size": ("1 or more", lambda value: value >= 1),
+        "val_fraction": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+        "learning_rate": ("above 0 and finite", lambda value: 0 < value < float("inf")),
+        "num_embeddings": ("2 or more", lambda value: value >= 2),
+        "num_quantizers": ("1 or more", lambda value: value >= 1),
+        "latent_dim": ("1 or more", lambda value: value >= 1),
+        "commitment_cost": ("0 or more", lambda value: value >= 0),
+    }
+    faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
+              for name, (rule, holds) in rules.items() if settings.get(name) is not None and not holds(settings[name])]
+    if faults:
+        raise ValueError("; ".join(faults))
+    return settings
+
+
+def by_rule(table, settings) -> dict:
+    """What the recipe derives from the size of the catalogue."""
+    rows, width = table.shape
+    trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
+    return {"epochs": recipe.epochs(trained_on), "batch_size": recipe.batch_size(trained_on),
+            "latent_dim": recipe.model_options(width)["latent_dim"]}
+
+
+def find_run(path, folder):
+    """The checkpoint to go on from, and the options that its run recorded.
+
+    Without a path it is the newest in the folder that can be read, and a damaged one is named.
+    """
+    candidates = [Path(path)] if path else [folder / "last.ckpt", folder / "best.ckpt"]
+    if not path and not any(candidate.exists() for candidate in candidates):
+        raise FileNotFoundError(f"there is no run to resume in {folder}{nearest_names(folder)}; "
+                                "name its --checkpoint-dir, or start a new run without --resume")
+    for candidate in candidates:
+        try:
+            loaded = load_checkpoint(candidate)
+            require_training_state(loaded, candidate)
+        except (CheckpointError, FileNotFoundError) as error:
+            if candidate is candidates[-1]:
+                raise
+            warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
+        else:
+            notes = loaded.get("rqvae", {}).get("notes") or {}
+            recorded = {**notes, **{name: loaded["hyper_parameters"][name] for name in MODEL_OPTIONS
+                                    if name in loaded["hyper_parameters"]}}
+            return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
+
+
+def refuse_to_overwrite(folder) -> None:
+    there = [name for name in ("last.ckpt", "best.ckpt") if (folder / name).exists()]
+    if there:
+        raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
+                         "replace it by --overwrite, or choose another --checkpoint-dir")
+
+
+def run(job) -> int:
+    """Train, alone or as one of several processes, and say what came of it."""
+    only_ours = contextlib.nullcontext() if distributed.launched_rank() else locked(job.checkpoint_dir)
+    with only_ours, distributed.process_group(job.device):
+        with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
+            with StopSignals() as stop:
+                history = train(job, stop)
+            if history is None:
+                return 128 + (stop.number or signal.SIGTERM)
+            if not history or history[-1]["epoch"] + 1 > job.settings["epochs"]:
+                say(f"already trained {len(history)} of {job.settings['epochs']} epochs; nothing to do")
+            elif not distributed.rank():
+                report(job, history)
+    return 0
+
+
+def train(job, stop):
+    """The run's history, or None if it was stopped."""
+    settings, table = job.settings, job.items.dataset.table
+    say(f"Training on {job.items.description}, on {job.device}" + (
+        f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
+    train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
+    where = {"device": job.device, "share": (distributed.rank(), distributed.world_size())}
+    train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
+                                 rows=train_rows, **where)
+    val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
+    options, closed = {}, settings["preset"] == "closed"
+    if settings["preset"] != "documented":
+        job.model.to(job.device)
+        if job.resume_from is None:
+            recipe.start(job.model, train_loader, settings["seed"])
+        steps = settings["epochs"] * len(train_loader)
+        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
+                   "monitor": "val_recon_loss"}
+        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
+    if job.tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        return fit(
+            job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
+            checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
+            notes={**settings, **job.items.places}, **job.how, **options,
+        )
+    except TrainingInterrupted as interrupted:
+        name = signal.Signals(stop.number or signal.SIGTERM).name
+        say(f"Stopped by {name}; saved. Resume with: {command(job.program, 'train', '--resume', interrupted.path)}")
+        return None
+    finally:
+        if job.tf32:        # what the report encodes is what infer.py will
+            torch.set_float32_matmul_precision("highest")
+
+
+def report(job, history) -> None:
+    """What a person wants to know: how good the chosen checkpoint is, and what to run next."""
+    best = job.checkpoint_dir / "best.ckpt"
+    model = RqVae.load_from_checkpoint(best)
+    loader = FeatureLoader(job.items.dataset.table, 1024)
+    codes = batch_inference(model, loader, job.device)
+    statistics = code_statistics(codes, model.quantizer.num_embeddings)
+    error = evaluate_reconstruction(model, loader, job.device)["relative_mse"]
+    say(f"\nTrained {len(history)} epochs in {sum(row['seconds'] for row in history):.0f} s; over all items:")
+    say(summary(statistics, collision_report(codes), error))
+    advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
+        "train longer, lower --num-embeddings, or give more and more varied items"
+    for sentence in collapse_advice(statistics, advice):
+        say(f"WARNING: {sentence}")
+    say(f"checkpoint: {best}")
+    say(f"next: {command(job.program, 'infer', '--ckpt', best)}")

@@ -1,0 +1,1 @@
+"""Semantic IDs out: collisions resolved, tokens, look-up, and the files that we and other systems read."""

@@ -1,0 +1,277 @@
+"""Codes -> unique IDs, tokens, files, look-up. Knows no model, and no format but our own three.
+
+The files are here. Resolving, tokens and look-up live next door and are found here as well: this
+is the room that callers ask.
+
+Shapes:  N items   L levels
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from json.decoder import scanstring
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..codes import as_codes, as_item_ids, as_labels
+from ..collisions import collision_report
+from ..storage.files import describe_content, nearest_names, write_atomically
+from .lookup import SemanticIdIndex
+from .resolution import Resolution, resolve_collisions
+from .tokens import from_tokens, level_letters, to_tokens, token_codes
+
+__all__ = ["Resolution", "SemanticIdIndex", "SemanticIds", "check_output", "collision_report",
+           "from_tokens", "load_semantic_ids", "resolve_collisions", "save_semantic_ids",
+           "to_tokens"]
+
+_KINDS = ".json, .jsonl or .npy"
+_ROWS_AT_ONCE = 2 ** 14
+_LONGEST_LINE = 2 ** 20             # bytes; an honest line has some hundred
+# Behind a key: a flat list of limited length, so that no content can exhaust the JSON parser.
+_TOKEN_LIST = re.compile(r"\s*:\s*(\[[^][{}]{0,4096}\])\s*([,}])\s*")
+
+
+class SemanticIds(NamedTuple):
+    codes: np.ndarray               # (N, L) int64
+    item_ids: list[str] | None      # N, or None where the rows are the items
+    names: list[str] | None         # N, or None where the file has none
+
+
+def save_semantic_ids(codes, path, *, item_ids=None, names=None, overwrite=False) -> None:
+    """Write semantic IDs in the form that the suffix of `path` names.
+
+    - .json: the index of LC-Rec, LETTER and MiniOneRec, `{"0": ["<a_183>", "<b_70>"], ...}`; its
+      keys are the row numbers, or the item IDs where there are any.
+    - .jsonl: a line for each item, `{"row": 0, "item_id": "B01", "name": "Drill", "codes": [183,
+      70], "tokens": ["<a_183>", "<b_70>"]}`, with item_id and name where there are any.
+    - .npy: the codes alone, int64 (N, L).
+
+    Args:
+        codes: (N, L) or (N,) integers.
+        path: the file; its folder is made if missing.
+        item_ids: N different item IDs, written as text.
+        names: N texts.
+        overwrite: replace the file if it exists.
+
+    Raises:
+        ValueError: another suffix, not codes, not one label for each item, an item ID twice.
+        FileExistsError: the file exists, and `overwrite` is off.
+    """
+    path = check_output(path, overwrite=overwrite)
+    codes = as_codes(codes)
+    item_ids = as_item_ids(item_ids, len(codes))
+    names = as_labels(names, len(codes), "names")
+    if path.suffix == ".npy":
+        write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False))
+        return
+    level_letters(codes.shape[1])                   # too many levels: said before writing
+    if path.suffix == ".json":
+        write_atomically(path, lambda file: write_index(file, codes, item_ids))
+    else:
+        write_atomically(path, lambda file: _write_lines(file, codes, item_ids, names))
+
+
+def check_output(path, *, overwrite=False) -> Path:
+    """Refuse, before there is anything to save, what `save_semantic_ids` would refuse."""
+    path = Path(path)
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; semantic IDs are saved as "
+                         f"{_KINDS}")
+    refuse_existing([path], overwrite)
+    return path
+
+
+def refuse_existing(paths, overwrite) -> None:
+    """Raise FileExistsError for the first of `paths` that exists, unless `overwrite`."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; choose another name, or have it overwritten "
+                                  "(overwrite=True, --overwrite)")
+
+
+def write_index(file, codes, keys=None) -> None:
+    """LC-Rec's index, byte for byte what `json.dump` makes of the dict, but some rows at a time."""
+    file.write(b"{")
+    for start, block in _blocks(codes):
+        stop, comma = start + len(block), '", "'
+        block_keys = map(str, range(start, stop)) if keys is None else keys[start:stop]
+        entries = [f'{_json(key)}: ["{comma.join(tokens)}"]'
+                   for key, tokens in zip(block_keys, to_tokens(block))]
+        file.write(_utf8((", " if start else "") + ", ".join(entries)))
+    file.write(b"}")
+
+
+def _write_lines(file, codes, item_ids, names):
+    for start, block in _blocks(codes):
+        for row, (item_codes, tokens) in enumerate(zip(block.tolist(), to_tokens(block)), start):
+            line = {"row": row}
+            if item_ids is not None:
+                line["item_id"] = item_ids[row]
+            if names is not None:
+                line["name"] = names[row]
+            file.write(_utf8(_json({**line, "codes": item_codes, "tokens": tokens}) + "\n"))
+
+
+def _blocks(codes):
+    for start in range(0, len(codes), _ROWS_AT_ONCE):
+        yield start, codes[start:start + _ROWS_AT_ONCE]
+
+
+def _json(value):
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _utf8(text):
+    """Half a surrogate pair, which UTF-8 cannot hold, becomes the \\udXXX that JSON has for it."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def load_semantic_ids(path) -> SemanticIds:
+    """Read what `save_semantic_ids` wrote.
+
+    Safe on any content: nothing in a file is ever run, and memory stays within a small multiple
+    of its size. Keys "0", "1", ... in this order in a .json are rows and no item IDs.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file; similar names are offered.
+        ValueError: another suffix or content; the message has the key or the line.
+    """
+    path = existing_file(path)
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; semantic IDs are read from "
+                         f"{_KINDS}, other systems' files by import_semantic_ids")
+    return _READERS[path.suffix](path)
+
+
+def existing_file(path) -> Path:
+    """`path`, once it is sure to be a file with something in it."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected a file of semantic IDs")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist{nearest_names(path)}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty")
+    return path
+
+
+def _read_npy(path):
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0,
+                               (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+        except Exception:               # a damaged header makes numpy raise a dozen kinds
+            raise ValueError(f"{path} is not a .npy file of integers: "
+                             f"{describe_content(path)}") from None
+        held = path.stat().st_size - file.tell()
+    if dtype.kind not in "iu" or len(shape) not in (1, 2) or min(shape) < 1:
+        raise ValueError(f"{path} holds {dtype} of shape {shape}; "
+                         "expected integers of shape (items, levels)")
+    promised = math.prod(shape) * dtype.itemsize
+    if held < promised:
+        raise ValueError(f"{path} is cut short: it has {held} bytes of data, "
+                         f"its header promises {promised}")
+    return SemanticIds(_checked(path, as_codes, np.load(path, allow_pickle=False)), None, None)
+
+
+def _read_json(path):
+    keys, flat = [], array("q")
+    for key, codes in read_index(path):
+        if len(codes) * len(keys) != len(flat):
+            raise ValueError(f"{path}, key {key[:40]!r}: {len(codes)} tokens, but "
+                             f"{len(flat) // len(keys)} in each entry before (MiniOneRec's k-means "
+                             "index is read by import_semantic_ids)")
+        keys.append(key)
+        flat.extend(codes)
+    codes = np.frombuffer(flat, np.int64).reshape(len(keys), -1)
+    if all(key == str(row) for row, key in enumerate(keys)):
+        return SemanticIds(codes, None, None)
+    return SemanticIds(codes, _checked(path, as_item_ids, keys, len(keys)), None)
+
+
+def read_index(path):
+    """Yield (key, codes) of each entry of an LC-Rec index, in the order of the file.
+
+    Raises:
+        ValueError: not one object of keys and lists of tokens; the message has the key.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = ""
+    start = re.match(r"\s*{\s*", text)
+    if not start:
+        raise ValueError(f"{path} is not an index of semantic IDs: {describe_content(path)}")
+    position, follows, place = start.end(), ",", "its first entry"
+    while follows == ",":
+        try:
+            if text[position:position + 1] != '"':
+                raise ValueError
+            key, behind = scanstring(text, position + 1)
+            entry = _TOKEN_LIST.match(text, behind)
+            tokens = json.loads(entry[1])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}, {place}: expected \"0\": [\"<a_183>\", \"<b_70>\"] or the "
+                             f"like, found {text[position:position + 60]!r}") from None
+        yield key, _checked(f"{path}, key {key[:40]!r}", token_codes, tokens)
+        position, follows, place = entry.end(), entry[2], f"the entry after {key[:40]!r}"
+    if position < len(text):
+        raise ValueError(f"{path}: the index ends, but {text[position:position + 40]!r} follows")
+
+
+def _read_lines(path):
+    flat, labels, width, rows = array("q"), {"item_id": [], "name": []}, None, 0
+    with open(path, "rb") as file:
+        for rows, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
+            codes = _checked(f"{path}, line {rows}", _parsed_line, line, rows - 1, width, labels)
+            flat.extend(codes)
+            width = len(codes)
+    for name, values in labels.items():
+        if len(values) not in (0, rows):
+            raise ValueError(f"{path}: {len(values)} of its {rows} lines have {name!r}; "
+                             "expected it in all of them or in none")
+    item_ids = _checked(path, as_item_ids, labels["item_id"] or None, rows)
+    return SemanticIds(np.frombuffer(flat, np.int64).reshape(rows, -1), item_ids,
+                       labels["name"] or None)
+
+
+def _parsed_line(line, row, width, labels):
+    """The codes of a line; its item ID and name are added to the lists in `labels`."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = None
+    codes = entry.get("codes") if isinstance(entry, dict) else None
+    if not isinstance(codes, list) or not codes:
+        raise ValueError(f"expected an object such as {{\"row\": {row}, \"codes\": [183, 70]}}, "
+                         f"found {line[:60]!r}")
+    if not all(type(code) is int and 0 <= code < 2 ** 63 for code in codes):
+        raise ValueError(f"codes must be integers of 0 or more, found {str(codes)[:60]}")
+    if len(codes) != (width or len(codes)):
+        raise ValueError(f"{len(codes)} codes, but {width} in each line before")
+    if entry.get("row", row) != row:
+        raise ValueError(f"its row is {str(entry['row'])[:40]}, but it stands in the place of row "
+                         f"{row}; lines are missing, twice there, or sorted")
+    for name, values in labels.items():
+        if name in entry:
+            if not isinstance(entry[name], (str, int)):
+                raise ValueError(f"{name} must be text, found {str(entry[name])[:40]}")
+            values.append(str(entry[name]))
+    return codes
+
+
+def _checked(where, check, *arguments):
+    """`check(*arguments)`, whose ValueError says where in which file."""
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+_READERS = {".json": _read_json, ".jsonl": _read_lines, ".npy": _read_npy}

@@ -1,0 +1,22 @@
+"""The formats of other systems, by name: what their files are called, and whose they are. Needs no package."""
+
+from typing import NamedTuple, Tuple
+
+
+class Format(NamedTuple):
+    suffixes: Tuple[str, ...]   # of the main file; the first is what it gets in a folder
+    sentence: str               # for whom and what
+
+
+_INDEX = (".index.json", ".json")
+FORMATS = {
+    "lcrec": Format(_INDEX, "LC-Rec, LETTER: the token index"),
+    "minionerec": Format(_INDEX, "MiniOneRec: the token index, and info/<name>.txt with titles"),
+    "minionerec-kmeans": Format(_INDEX, "MiniOneRec, k-means: codes from 1, collisions numbered"),
+    "grid": Format((".pt",), "GRID: tensor (levels + 1, items), collisions numbered"),
+    "tiger": Format((".npy", ".pt"), "TIGER, genrec, RQ-VAE-Recommender: table (items, levels + 1), collisions numbered"),
+    "openonerec": Format((".parquet",), "OpenOneRec: Parquet of pid and codes, and a .txt of the ID texts"),
+    "torcheasyrec": Format((".parquet",), "TorchEasyRec: Parquet of item_id, codes and codes with offsets, and one from "
+                                          "each ID to its items"),
+    "semantic-id": Format((".txt",), "semantic-id: a line 3-9-1 for each item"),
+}

@@ -1,0 +1,306 @@
+"""Feature files, shards or arrays -> one lazy (N, D) table with its item IDs. Knows no batches.
+
+Shapes:  N rows (items)   D feature width   B rows read at once
+"""
+
+from __future__ import annotations
+
+import copy
+import glob
+import hashlib
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .blocks import array_block, tensor_block
+from .identifiers import check_item_ids, load_item_ids
+from .readers import SUFFIXES, read_features
+
+_CHUNK = 4 * 2**20          # bytes of float32 rows held at once in a pass over a table
+_TOO_LARGE = 1e15           # a sum of 10^8 squares of it, a large batch, nears float32's 3.4e38
+_SAMPLE = 4096              # rows that stand for a table in its fingerprint
+_OPEN_FILES = 64            # with more shards than this, none stays open between reads
+_LISTED = 8                 # row numbers in a message
+_SCALE = "scale the features first, to rows of length 1 for example"
+
+
+def open_features(source, *, key=None, item_ids=None) -> FeatureTable:
+    """The (N, D) table that `source` holds, left where it is: only headers are read now.
+
+    Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
+    read through for its checksums, which takes its time for a large one, and then memory-mapped;
+    `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are asked for, from
+    any real dtype. `FeatureTable.check` looks at every number.
+
+    Args:
+        source: a path; shards as a folder or a glob, taken in natural order (`part_2` before
+            `part_10`), or as a list of paths, taken in that order; an (N, D) numpy array, memory
+            maps included, or torch tensor; or a `FeatureTable`, which is returned as it is.
+        key: which array of a `.npz`, entry of a `.pt` or `.safetensors`, or list column of a
+            `.parquet` (`embedding` unless said); not needed where there is only one.
+        item_ids: an ID for each row, as a sequence or as a path to a `.json` list, a `.txt` with
+            one on each line, or a `.npy`; by default those of a `.parquet` file's column `item_id`,
+            `pid` or `ItemID`.
+
+    Raises:
+        FileNotFoundError: nothing is there; similar names are offered.
+        IsADirectoryError: a folder without feature files.
+        TypeError: `source` is none of the above.
+        ValueError: a file is damaged, of another kind, or not an (N, D) table of numbers; shards
+            differ in width; item IDs repeat, or are not as many as the rows.
+    """
+    in_memory = isinstance(source, (FeatureTable, np.ndarray, torch.Tensor))
+    if in_memory and key is not None:
+        raise ValueError(f"key={key!r} names a part of a file, but the features are no file; "
+                         "leave it out")
+    if isinstance(source, FeatureTable):
+        table = source
+    elif isinstance(source, np.ndarray):
+        table = FeatureTable([array_block(source, "the features array")], "the features array")
+    elif isinstance(source, torch.Tensor):
+        table = FeatureTable([tensor_block(source, "the features tensor")], "the features tensor")
+    else:
+        table = _open_files(_paths(source), key)
+    if item_ids is not None:
+        table = copy.copy(table)
+        table.item_ids = load_item_ids(item_ids, len(table))
+    return table
+
+
+class FeatureTable:
+    """(N, D) rows that stay where they are until they are asked for; `open_features` makes them.
+
+    Attributes:
+        shape: (N, D).
+        dtype: the stored type in words, such as "float16"; rows come as float32 all the same.
+        source: words for messages, such as the path.
+        item_ids: N strings, or None.
+    """
+
+    def __init__(self, blocks, source, item_ids=None):
+        self._blocks = blocks
+        self._starts = np.cumsum([0] + [block.shape[0] for block in blocks])    # and N at the end
+        self.shape = (int(self._starts[-1]), blocks[0].shape[1])
+        self.dtype = " and ".join(sorted({block.dtype for block in blocks}))
+        self.source = source
+        self.item_ids = item_ids
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"FeatureTable({self.source}: {self.shape[0]} x {self.shape[1]} {self.dtype})"
+
+    def rows(self, index) -> torch.Tensor:
+        """The rows that `index` names: (B, D) float32 on the CPU, contiguous, owned by the caller.
+
+        Args:
+            index: a slice, or B row numbers as a tensor, array or list, in any order; negative ones
+                count from the end.
+
+        Raises:
+            IndexError: a row number is outside the table, or not a whole number.
+            ValueError: a float64 is beyond float32, or the file has become shorter.
+        """
+        index, count = _row_numbers(index, len(self))
+        if len(self._blocks) == 1 and count:
+            return torch.from_numpy(self._float32(self._blocks[0].read(index)))
+        out = np.empty((count, self.shape[1]), np.float32)
+        for places, block, local in self._parts(index, count):
+            out[places] = self._float32(block.read(local))
+        return torch.from_numpy(out)
+
+    def check(self, chunk_rows=None, rows=None) -> None:
+        """Look at every number, in one pass and in bounded memory.
+
+        Warns of integers, of rows that are all equal, of constant columns and of zero rows.
+
+        Args:
+            chunk_rows: rows held at once; unless said, 4 MiB of them.
+            rows: a range of at least one row number, to look at those only.
+
+        Raises:
+            ValueError: some rows hold NaN or Inf, or numbers so large that squares overflow.
+        """
+        part = range(len(self)) if rows is None else rows
+        where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
+        broken, zero = _Rows(), _Rows()
+        lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
+        for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
+            with np.errstate(invalid="ignore"):
+                low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
+            suspects = np.flatnonzero(chunk[:, 0] == 0)             # few, so few are read twice
+            zero.add(first, suspects[~chunk[suspects].any(axis=1)])
+            lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
+        if broken.count:
+            raise ValueError(f"{where} has NaN or Inf in {broken.count} of {len(part)} rows "
+                             f"({broken}); repair or remove those rows")
+        largest = max(-float(lowest.min()), float(highest.max()))
+        if largest > _TOO_LARGE:
+            raise ValueError(f"{where} has numbers as large as {largest:.2g}, whose squares "
+                             f"overflow float32; {_SCALE}")
+        self._warn(where, len(part), np.flatnonzero(lowest == highest), zero)
+
+    def fingerprint(self) -> str:
+        """Hex digits that tell this content from another: shape, dtype and up to 4096 rows.
+
+        The rows are the first, the last and evenly many between, so a change to a few others of a
+        longer table goes unnoticed. Path and time play no part.
+        """
+        numbers = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
+        digest = hashlib.blake2b(f"{self.shape} {self.dtype}".encode(), digest_size=16)
+        for first in range(0, len(numbers), self._chunk_rows()):
+            digest.update(self.rows(numbers[first:first + self._chunk_rows()]).numpy())
+        return digest.hexdigest()
+
+    def _warn(self, where, count, constant, zero):
+        if "int" in self.dtype:
+            _warn(f"{self.source} has integer features ({self.dtype}), used as numbers, "
+                  "which is wrong if they are item numbers or codes")
+        if count > 1 and len(constant) == self.shape[1]:
+            _warn(f"{where} has {count} rows that are all equal; "
+                  "all items will get one semantic ID")
+        elif count > 1 and len(constant):
+            _warn(f"{where} has {len(constant)} constant columns of {self.shape[1]} "
+                  f"({_listed(constant, len(constant))}); they tell no item from another")
+        if zero.count:
+            _warn(f"{where} has {zero.count} rows of zeros only ({zero}); "
+                  "these items will get one semantic ID")
+
+    def _float32(self, rows):
+        try:
+            with np.errstate(over="raise"):
+                return rows.astype(np.float32, copy=False)
+        except FloatingPointError:
+            raise ValueError(f"{self.source} has numbers that overflow float32; {_SCALE}") from None
+
+    def _chunk_rows(self):
+        return max(1, _CHUNK // (4 * self.shape[1]))
+
+    def _chunks(self, part, chunk_rows):
+        """(number of the first row, rows in working precision) of a range, in order."""
+        for first in range(part.start, part.stop, chunk_rows):
+            count = min(chunk_rows, part.stop - first)
+            for places, block, local in self._parts(slice(first, first + count), count):
+                yield first + places.start, block.read(local)
+
+    def _parts(self, index, count):
+        """(places among `count` rows, block, its rows) for each block that `index` touches."""
+        if not count:
+            return
+        sliced = isinstance(index, slice)
+        wanted = [index.start, index.stop - 1] if sliced else index
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number in range(owner[0], owner[1] + 1) if sliced else np.unique(owner):
+            block, start = self._blocks[number], int(self._starts[number])
+            if sliced:
+                a, b = max(start, index.start), min(int(self._starts[number + 1]), index.stop)
+                yield slice(a - index.start, b - index.start), block, slice(a - start, b - start)
+            else:
+                places = np.flatnonzero(owner == number)
+                yield places, block, index[places] - start
+            if len(self._blocks) > _OPEN_FILES:
+                block.close()
+
+
+class _Rows:
+    """How many rows are of a kind, and the numbers of the first few."""
+
+    def __init__(self):
+        self.count, self._first = 0, []
+
+    def add(self, start, numbers):
+        self.count += len(numbers)
+        self._first += (start + numbers[:_LISTED]).tolist()
+
+    def __str__(self):
+        return _listed(self._first, self.count)
+
+
+def _listed(numbers, count):
+    return ", ".join(map(str, numbers[:_LISTED])) + (", ..." if count > _LISTED else "")
+
+
+def _warn(sentence):
+    warnings.warn(sentence, stacklevel=4)           # points at who called check
+
+
+def _row_numbers(index, total):
+    """(a slice of step 1 or an int64 array, how many rows it names), all inside the table."""
+    if isinstance(index, slice):
+        start, stop, step = index.indices(total)
+        if step == 1:
+            return slice(start, max(start, stop)), max(0, stop - start)
+        return np.arange(start, stop, step), len(range(start, stop, step))
+    numbers = index.cpu().numpy() if isinstance(index, torch.Tensor) else np.asarray(index)
+    if numbers.size == 0:
+        return np.empty(0, np.int64), 0
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise IndexError("row numbers must be a flat list of integers, "
+                         f"got {numbers.dtype} of shape {numbers.shape}")
+    outside = np.flatnonzero((numbers < -total) | (numbers >= total))
+    if len(outside):
+        raise IndexError(f"there is no row {numbers[outside[0]]} in a table of {total} rows")
+    numbers = numbers.astype(np.int64, copy=False)
+    return np.where(numbers < 0, numbers + total, numbers), len(numbers)
+
+
+# ---- files
+
+def _paths(source):
+    """The files that a path, a folder, a glob or a list of paths names."""
+    if isinstance(source, (list, tuple)):
+        if not source or not all(isinstance(path, (str, os.PathLike)) for path in source):
+            raise TypeError("a list must hold paths; for features themselves use np.array(rows)")
+        return [Path(path) for path in source]
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError("features must be a path, a list of paths, a numpy array or a tensor; "
+                        f"got {type(source).__name__}")
+    path = Path(source)
+    if path.is_dir():
+        paths = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+        kinds = sorted({p.suffix.lower() for p in paths})
+        if not kinds:
+            raise IsADirectoryError(f"{path} is a folder without feature files; expected a file "
+                                    f"or a folder of files that end in {', '.join(SUFFIXES)}")
+        if len(kinds) > 1:
+            raise ValueError(f"{path} is a folder of {' and '.join(kinds)} files; "
+                             f"say which with a glob such as '{path / '*'}{kinds[0]}'")
+    elif glob.has_magic(str(path)) and not path.exists():
+        paths = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        if not paths:
+            raise FileNotFoundError(f"no file matches {path}")
+    else:
+        paths = [path]
+    return sorted(paths, key=_natural)
+
+
+def _natural(path):
+    """Text and numbers in turn, so that part_2 comes before part_10."""
+    pieces = re.split(r"([0-9]+)", str(path))
+    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+
+
+def _open_files(paths, key):
+    blocks, item_ids, without = [], [], []
+    for path in paths:
+        found, ids = read_features(path, key)
+        if blocks and found[0].shape[1] != blocks[0].shape[1]:
+            raise ValueError(f"{path} has {found[0].shape[1]} columns, {paths[0]} has "
+                             f"{blocks[0].shape[1]}; expected shards of one width")
+        blocks += found
+        item_ids += ids or []
+        without += [path] if ids is None else []
+    source = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    table = FeatureTable(blocks, source)
+    if not without:
+        table.item_ids = check_item_ids(item_ids, len(table), source)
+    elif item_ids:
+        raise ValueError(f"{without[0]} has no item IDs, other shards have; give item_ids for all")
+    return table

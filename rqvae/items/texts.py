@@ -1,0 +1,248 @@
+"""Item texts -> features: text files, and an optional sentence encoder. Knows no data set
+and no models of ours.
+
+Shapes:  N items   D feature width
+"""
+
+import csv
+import difflib
+import hashlib
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+import torch
+
+from ..storage.files import describe_content, nearest_names, write_atomically
+from . import DEFAULT_ENCODER
+from .tables import open_features
+
+
+class ItemTexts(NamedTuple):
+    texts: List[str]                # N, in the order of the file
+    names: List[str]                # the first text column, for people to read
+    item_ids: Optional[List[str]]   # None where no column holds them
+
+
+def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
+    """Read the texts of items, one item a record.
+
+    One text column is taken as it stands; several become `title: ...; brand: ...`, without the
+    empty ones. Lists are joined with commas. Items without any text keep their row, with a warning.
+
+    Args:
+        path: `.jsonl` (an object a line), `.json` (a list of objects), `.csv` or `.tsv` (a header
+            line first), in UTF-8.
+        text_columns: the columns that hold the text, in the order in which to say them.
+        id_column: the column that holds the item ID, unique text or whole numbers.
+
+    Raises:
+        FileNotFoundError: there is no such file; similar names are offered.
+        ValueError: another kind of file, a damaged record, an unknown column, a missing or
+            repeated ID; the message names the line.
+    """
+    text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
+    if not text_columns:
+        raise ValueError("text_columns is empty; name at least one column that holds text")
+    records = list(_records(Path(path)))
+    if not records:
+        raise ValueError(f"{path} holds no items; expected one record an item")
+    _require_columns(path, records, [*text_columns, *([] if id_column is None else [id_column])])
+    rows = [[as_text(record.get(column)) for column in text_columns] for _, record in records]
+    texts = [row[0] if len(row) == 1
+             else "; ".join(f"{column}: {text}" for column, text in zip(text_columns, row) if text)
+             for row in rows]
+    silent = [row for row, text in enumerate(texts) if not text]
+    if silent:
+        warnings.warn(f"{path}: {len(silent)} of {len(texts)} items have no text, and so all the "
+                      f"same features; the first rows are {silent[:5]}", stacklevel=2)
+    item_ids = None if id_column is None else _item_ids(records, id_column)
+    return ItemTexts(texts, [row[0] for row in rows], item_ids)
+
+
+def encode_texts(texts, model_name=DEFAULT_ENCODER, *, batch_size=32, device="auto"):
+    """(N, D) float32 features of N texts, in their order, on the CPU; D is the encoder's width.
+
+    A bar shows the progress on a terminal.
+
+    Args:
+        model_name: a model of the Hugging Face hub, or a folder that holds one. The package that
+            loads it may run code which lies in such a folder: take it from where you trust.
+        batch_size: texts encoded at once.
+        device: `auto` takes a GPU where there is one.
+
+    Raises:
+        ImportError: sentence-transformers is not installed.
+        ValueError: no texts, a batch size below 1, or a model that cannot be loaded.
+    """
+    texts = list(texts)
+    if not texts:
+        raise ValueError("there are no texts to encode; expected at least one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    features = _load_encoder(str(model_name), device).encode(
+        texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
+    return torch.from_numpy(np.array(features, dtype=np.float32))
+
+
+def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch_size=32, device="auto"):
+    """`encode_texts`, its result kept in `folder` for the next call with the same texts and encoder.
+
+    Args:
+        folder: where to keep it, a `.npy` for each set of texts and encoder; created if missing. None
+            keeps nothing.
+        label: a word for people that the file's name begins with.
+
+    Returns:
+        (N, D) features, in memory or memory-mapped.
+
+    Raises: as `encode_texts`. A folder that cannot be written only draws a warning.
+    """
+    if folder is None:
+        return encode_texts(texts, model_name, batch_size=batch_size, device=device)
+    digest = hashlib.sha256(json.dumps([str(model_name), texts]).encode()).hexdigest()[:16]
+    name = re.sub(r"[^\w.-]+", "--", f"{label}.{model_name}").strip("-")[-120:]
+    path = Path(folder, f"{name}.{digest}.npy")
+    if path.is_file():
+        try:
+            kept = open_features(path)
+            if len(kept) != len(texts):
+                raise ValueError(f"it has {len(kept)} rows, expected {len(texts)}")
+            return kept
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}); the texts are encoded again", stacklevel=2)
+    features = encode_texts(texts, model_name, batch_size=batch_size, device=device)
+    try:
+        write_atomically(path, lambda file: np.save(file, features.numpy()))
+    except OSError as error:
+        warnings.warn(f"the encoded features cannot be kept ({error}); they will be encoded again next time",
+                      stacklevel=2)
+    return features
+
+
+def as_text(value, levels=8) -> str:
+    """One line of words for a JSON value: lists joined with commas, "" for None and NaN.
+
+    Lists and objects nested deeper than `levels` are left out: no text looks so, an attack does.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, (dict, list, tuple)):
+        if levels == 0:
+            return ""
+        if isinstance(value, dict):
+            parts = [f"{key}: {as_text(item, levels - 1)}" for key, item in value.items()]
+        else:
+            parts = [as_text(item, levels - 1) for item in value]
+        return ", ".join(filter(None, parts))
+    # half of a surrogate pair, which JSON can spell, could be neither encoded nor written
+    return " ".join(str(value).encode("utf-8", "replace").decode().split())
+
+
+def _load_encoder(model_name, device):
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(f"turning texts into features needs sentence-transformers ({error}): "
+                          "pip install sentence-transformers, or give a file of embeddings"
+                          ) from error
+    try:
+        return SentenceTransformer(model_name, device=None if device == "auto" else device)
+    except Exception as error:      # what it raises depends on the hub client, and on the network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the sentence encoder {model_name!r} cannot be loaded on device {device!r} "
+            f"({reason}); give the name of a model on the Hugging Face hub, or the folder of one"
+        ) from error
+
+
+def _records(path):
+    """`(place in words, {column: value})` of each record in the file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist{nearest_names(path)}")
+    read = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".tsv": _csv}.get(
+        path.suffix.lower())
+    if not read or not path.is_file():
+        found = f"has the suffix {path.suffix!r}" if path.is_file() else "is not a regular file"
+        raise ValueError(f"{path} {found}; expected item texts as .jsonl, .json, .csv or .tsv")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for place, record in read(path, file):
+                if not isinstance(record, dict):
+                    raise ValueError(f"{place} holds {type(record).__name__} {str(record)[:40]!r}; "
+                                     'expected an object such as {"id": 1, "title": "..."}')
+                yield place, record
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({describe_content(path)}); save it as UTF-8, "
+                         "decompressed") from error
+
+
+def _json_lines(path, file):
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse_json(line, f"{path}, line {number}")
+
+
+def _json_list(path, file):
+    items = _parse_json(file.read(), str(path))
+    if not isinstance(items, list):
+        raise ValueError(f"{path} holds one JSON {type(items).__name__}; expected a list of "
+                         "objects, one an item (or one object a line in a file named .jsonl)")
+    for number, item in enumerate(items, 1):
+        yield f"{path}, item {number}", item
+
+
+def _parse_json(text, place):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON ({error}), it begins with {text[:40]!r}; "
+                         "mend or remove it") from error
+
+
+def _csv(path, file):
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(file, delimiter=separator, strict=True)
+    try:
+        header = reader.fieldnames or []
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path} repeats a column name in its header {header}; rename one")
+        for record in reader:
+            place = f"{path}, line {reader.line_num}"
+            if None in record or None in record.values():
+                raise ValueError(f"{place} has not the {len(header)} fields of the header; put "
+                                 "quotes around text that holds the separator or a line break")
+            yield place, record
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {reader.line_num}: {error}; mend the record there"
+                         ) from error
+
+
+def _require_columns(path, records, wanted):
+    columns = list(dict.fromkeys(column for _, record in records for column in record))
+    for column in wanted:
+        if column not in columns:
+            near = difflib.get_close_matches(column, columns, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{path} has no column {column!r}; {hint}"
+                             f"it has {', '.join(columns[:20])}")
+
+
+def _item_ids(records, column):
+    places = {}
+    for place, record in records:
+        value = record.get(column)
+        whole = isinstance(value, (str, int)) and not isinstance(value, bool)
+        item_id = str(value) if whole else ""
+        if not item_id or not item_id.isprintable():
+            raise ValueError(f"{place} has {value!r} as its {column!r}; expected an item ID: "
+                             "printable text or a whole number")
+        if item_id in places:
+            raise ValueError(f"{place} repeats the item ID {item_id!r} of {places[item_id]}; "
+                             "item IDs must be unique")
+        places[item_id] = place
+    return list(places)

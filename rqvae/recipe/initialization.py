@@ -1,0 +1,93 @@
+"""A model's starting point, taken from the data: scale, principal directions, codebooks.
+
+An explicit call before training; neither a forward pass nor loading a checkpoint ever does it.
+
+Shapes:  N rows   D feature width   E latent width   K codes
+"""
+
+import warnings
+
+import torch
+
+from ..functional import kmeans
+from ..inference import evaluating
+
+EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
+ROWS_PER_CODE = 20      # k-means on more rows costs more and finds the same (4 % of inertia at 100 a code)
+
+
+@torch.no_grad()
+def initialize(model, features, *, balance=None, seed=0) -> None:
+    """Set what an `RqVae` can know before its first step.
+
+    In this order, as far as the model has them: mean and scale of the features; the linear paths, to
+    the principal directions of the features and to the least-squares way back; the codebooks, level by
+    level, by k-means on the latents that the levels before left over (SoundStream, arXiv 2107.03312,
+    section III-C).
+
+    Args:
+        model: an `RqVae`, on any device.
+        features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
+        balance: see `functional.kmeans`.
+        seed: of everything random here.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    codebook = model.quantizer.codebooks[0]
+    features = features.to(codebook.device, codebook.dtype)
+    _warn_about_few(features, len(codebook))
+    if model.standardize:
+        model.feature_mean.copy_(features.mean(dim=0))
+        scale = (features - model.feature_mean).square().mean().sqrt()
+        model.feature_scale.copy_(scale if scale > 0 else torch.ones_like(scale))
+    if model.encoder.linear is not None:
+        model.encoder.linear.weight.copy_(_principal_directions(features, model, generator))
+    with evaluating(model):
+        latents = torch.cat([model.encode(rows) for rows in features.split(1024)])      # (N, E)
+    if model.decoder.linear is not None:
+        model.decoder.linear.weight.copy_(_way_back(latents, _standardized(features, model)))
+    keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]
+    residual = latents[keep.to(latents.device)]
+    for level in model.quantizer.levels:
+        level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator))
+        residual = residual - level.decode(level.encode(residual))
+
+
+def _standardized(features, model):
+    return (features - model.feature_mean) / model.feature_scale if model.standardize else features
+
+
+def _principal_directions(features, model, generator):
+    """(E, D): the directions of largest variance, orthonormal; zero rows where there are no more."""
+    centred = _standardized(features, model)
+    centred = centred - centred.mean(dim=0)
+    width = model.encoder.linear.out_features
+    rank = min(width, *centred.shape)
+    if centred.shape[1] <= EXACT_WIDTH:
+        _, directions = torch.linalg.eigh(centred.T @ centred)      # ascending
+        directions = directions.flip(1)[:, :rank]                   # (D, rank)
+    else:
+        with torch.random.fork_rng(devices=[]):                     # svd_lowrank draws from the global state
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            directions = torch.svd_lowrank(centred, q=rank, niter=4)[2]
+    # The sign of a direction is free; this one makes it the same on every machine.
+    directions = directions * directions.gather(0, directions.abs().argmax(dim=0)[None]).sign()
+    rows = centred.new_zeros(width, centred.shape[1])
+    rows[:rank] = directions.T
+    return rows
+
+
+def _way_back(latents, features):
+    """(D, E): the matrix that maps latents to features with the least squared error, barely ridged."""
+    gram = latents.T @ latents                                      # (E, E)
+    ridge = 1e-3 * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    gram.diagonal().add_(ridge)
+    return torch.linalg.solve(gram, latents.T @ features).T
+
+
+def _warn_about_few(features, num_codes):
+    if len(features) > 10 * num_codes:
+        return
+    distinct = len(features.unique(dim=0))
+    if distinct < num_codes:
+        warnings.warn(f"{len(features)} rows to train on, {distinct} of them distinct, cannot use the {num_codes} codes "
+                      "of a level; give more items or lower num_embeddings")

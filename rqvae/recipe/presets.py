@@ -1,0 +1,97 @@
+"""The measured recipe behind `train.py --preset tiger`: what it departs from the documented system in.
+
+What was measured of these choices stands in docs/recipe.md. Sizes follow from the number of items by the
+rules below; nothing depends on the features' scale.
+"""
+
+import math
+
+import torch
+
+from ..items.batches import sample_rows
+from .assignment import BalancedAssignment
+from .initialization import ROWS_PER_CODE, initialize
+from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
+
+LATENT_DIM = 256                # or the feature width, where that is less
+MODEL = {                       # the other constructor arguments of `RqVae`
+    "hidden_dim": [1024],
+    "num_embeddings": 256,
+    "num_quantizers": 3,
+    "commitment_cost": 0.25,
+    "learning_rate": 4e-3,
+    "activation": "gelu",
+    "linear_path": True,
+    "latent_norm": True,
+    "standardize": True,
+}
+WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
+CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
+BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
+WARM_UP = 0.05                  # share of the training over which the learning rate rises
+REACH = 0.5                     # of the mixing with neighbours
+NEIGHBOURS = 10
+PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
+
+
+def model_options(input_dim: int) -> dict:
+    """Constructor arguments of `RqVae` for features of this width."""
+    return {"input_dim": input_dim, "latent_dim": min(LATENT_DIM, input_dim), **MODEL}
+
+
+def batch_size(num_items: int) -> int:
+    """A power of two near num_items / 64, from 32 to 1024: 45 to 90 steps an epoch while a step is small."""
+    return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
+
+
+def epochs(num_items: int) -> int:
+    """100 up to 3,600 items; beyond, the rows seen grow as num_items to the 0.4: 36 epochs for 20,000 items."""
+    return max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
+
+
+def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> dict:
+    """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
+
+    Args:
+        model: an `RqVae`.
+        total_steps: batches of the whole training.
+        closed: fit a catalogue that no item will ever join, at the expense of new items.
+    """
+    weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
+    perceptrons = [*model.encoder.layers.parameters(), *model.decoder.layers.parameters()]
+    decayed = set(perceptrons)
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in decayed]
+    optimizer = torch.optim.AdamW(
+        [{"params": perceptrons, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=model.learning_rate)
+
+    def share(step):
+        done = min(step / max(total_steps, 1), 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * max(0.0, done - WARM_UP) / (1 - WARM_UP)))
+        return max(min(1.0, done / WARM_UP) * cosine, 1e-3)
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def start(model, loader, seed=0) -> None:
+    """Give a new model its starting point, from a sample of the loader's rows."""
+    wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
+    initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE, seed=seed)
+
+
+def training(model, loader, max_epochs, seed=0, *, closed=False):
+    """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
+
+    Args:
+        model: an `RqVae`.
+        loader: a shuffling `FeatureLoader` of the items to train on.
+        max_epochs: of the whole training.
+        seed: of what is drawn.
+        closed: as in `configure_optimizers`; neighbours are then not mixed in.
+    """
+    model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
+    if closed or loader.num_rows < 2 or loader.num_rows * loader.table.shape[1] > MOST_NUMBERS:
+        return loader
+    near = nearest_items(loader, NEIGHBOURS, seed=seed)
+    return NeighbourMixing(loader, near, reach=REACH, seed=seed)

@@ -1,0 +1,263 @@
+"""A model and its semantic IDs -> figures, each judged by what healthy tokenizers have. Knows no file.
+
+Shapes:  N items   D feature width   L levels   K codes of a level
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..codes import as_codes
+from ..collisions import collision_ranks, collision_report
+from ..evaluation import code_statistics, row_keys
+from ..inference import evaluating, model_device
+from .neighbours import neighbour_quality, shared_prefix_lift
+from .words import percent
+
+FAIR = 1.5              # what misses its bound by less than this factor is fair
+ROWS_PER_CHUNK = 4096
+
+# ------------------------------------------------------------------------------- what healthy means
+
+# Measured with 3 levels of 256 codes, 24 bits an item, on catalogues of 3,500 to 20,000 items. With fewer
+# bits less can be kept and found again, how much less depends on the data: such IDs get no verdict there.
+BITS = 24
+SMALL = 10_000          # items: among more of them the ten nearest are harder to hit
+ENOUGH = 4              # items a code, from which on the use of codes and the lift can be judged
+HOPELESS = 0.9          # an error that is poor with any number of codes
+
+
+class Standard(NamedTuple):
+    bound: float
+    sign: str               # "at most" or "at least"
+    remedy: str             # what to change where it is missed
+
+
+HEALTHY = {
+    # The best of the usual systems reach 0.32 to 0.39 on the items that they were trained on.
+    "trained error": Standard(0.30, "at most", "train longer, or with more --num-embeddings or --num-quantizers"),
+    # Residual k-means reaches 0.57 on items that it has not seen: a tokenizer should beat it. Far above the
+    # error of trained items, it tells of a memorised catalogue.
+    "new error": Standard(0.55, "at most", "train on more items, or on items more like these"),
+    # Share of K. An unused code is capacity thrown away.
+    "usage": Standard(1.0, "at least", "train with --preset tiger, or lower --num-embeddings"),
+    # Share of K. Codes used very unevenly say little about most items.
+    "perplexity": Standard(0.85, "at least", "train with --preset tiger, which keeps the codes balanced"),
+    # Beyond what identical items and chance alone cause. Lower rates go with worse errors, so resolve instead.
+    "collisions": Standard(0.07, "at most", "give every item an ID of its own by --unique"),
+    "resolved": Standard(0.0, "at most", "resolve by --unique"),
+    # Plain distance between features finds 0.66 of the neighbours by cosine again, so this is most of them.
+    "recall": Standard(0.5, "at least", "train longer, or with more --num-embeddings or --num-quantizers"),
+    # At K = 256; measured between 7 (IDs with a collapsed first level) and 24 for items that people took one after
+    # the other, and near 90 for neighbours. With K codes it is at most about K, and grew with its root or faster.
+    "lift": Standard(10.0, "at least", "look at the first level: few codes in use there make all IDs begin alike"),
+}
+
+QUESTIONS = {
+    "kept": ("How much of an item does its ID keep?",
+             "Error of the features rebuilt from the ID: 0 is perfect, 1 is no better than taking each item for average. "
+             "Items held out took no part in training; they tell how new items will fare."),
+    "used": ("Are all codes in use?",
+             "Perplexity is the number of codes that a level uses in effect: all, if each has as many items."),
+    "apart": ("Does every item have an ID of its own?",
+              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ."),
+    "alike": ("Do similar items get similar IDs?",
+              "Neighbours found: of an item's 10 most similar items, the share that the IDs alone find again. "
+              "Lift: how many times longer a beginning of the ID they share than two random items do."),
+}
+
+
+class Measure(NamedTuple):
+    question: str           # a key of QUESTIONS
+    label: str
+    value: str
+    healthy: str = ""       # in words
+    verdict: str = ""       # "good", "fair", "poor", or none
+    remedy: str = ""        # what to change where it is not good
+
+
+def _judged(question, label, value, number, name, *, bound=None, healthy=None, judge=True) -> Measure:
+    """A measure against HEALTHY[name], with a bound of its own where that depends on the sizes."""
+    standard = HEALTHY[name]
+    bound = standard.bound if bound is None else bound
+    healthy = healthy or f"{standard.sign} {bound:.2f}"
+    if not judge or math.isnan(number):
+        return Measure(question, label, value, healthy)
+    far, near = (number, bound) if standard.sign == "at most" else (bound, number)
+    verdict = "good" if far <= near else "fair" if far <= FAIR * near else "poor"
+    return Measure(question, label, value, healthy, verdict, "" if verdict == "good" else standard.remedy)
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+def assess(codes, num_embeddings, *, model=None, features=None, before=None, resolved=None, split=None,
+           pairs=None) -> list:
+    """Everything that can be measured without a recommender, as a list of `Measure`.
+
+    Args:
+        codes: (N, L) int64, the IDs; without the suffix, if there is one.
+        num_embeddings: K.
+        model: the `RqVae` that they are of; None for IDs of another system.
+        features: a `FeatureTable` (N, D), or None.
+        before: (N, L) the codes before collisions were resolved, if they were.
+        resolved: `collision_report` of the resolved IDs.
+        split: (rows trained on, rows held out), int64, or None where that is not known.
+        pairs: (P, 2) rows of items that go together, or None.
+    """
+    codes = torch.as_tensor(codes).reshape(len(codes), -1)
+    groups, found = None, []
+    if features is not None:
+        errors, spreads, groups = row_errors(features, codes, model)
+        if model is not None:
+            found += _error_measures(errors, spreads, split, _bits(codes, num_embeddings))
+    found += _use_measures(code_statistics(codes, num_embeddings), len(codes))
+    collisions = collision_report(codes if before is None else before, features_groups=groups)
+    found += _collision_measures(collisions, resolved, num_embeddings ** codes.shape[1])
+    quality = {} if features is None else neighbour_quality(model, features, codes)
+    if pairs is not None:
+        quality["pair_lift"] = shared_prefix_lift(codes, pairs)
+    return found + _neighbour_measures(quality, codes, num_embeddings)
+
+
+def row_errors(features, codes, model=None):
+    """Of each item: squared error of its reconstruction (none without a model), squared distance from the mean
+    item, and a number that equals that of items with the same features: (N,) each."""
+    rows = [slice(start, start + ROWS_PER_CHUNK) for start in range(0, len(features), ROWS_PER_CHUNK)]
+    mean = sum(features.rows(chunk).double().sum(dim=0) for chunk in rows) / len(features)      # (D,)
+    errors, spreads, keys = [], [], []
+    for chunk in rows:
+        items = features.rows(chunk)
+        spreads.append((items.double() - mean).square().sum(dim=1))
+        keys.append(row_keys(items))
+        if model is not None:
+            errors.append((items.double() - decoded(model, codes[chunk]).double()).square().sum(dim=1))
+    return torch.cat(errors) if errors else None, torch.cat(spreads), torch.cat(keys)
+
+
+def decoded(model, codes) -> torch.Tensor:
+    """What IDs (B, L) stand for: (B, D) on the CPU."""
+    codes = torch.as_tensor(codes).to(model_device(model))
+    with evaluating(model):
+        return model.decode(codes[:, 0] if codes.shape[1] == 1 else codes).cpu()
+
+
+def resolving_cost(model, features, before, after, moved) -> float:
+    """By how much resolving raised the relative error, looking at the rows that moved.
+
+    Args:
+        before, after: (N, L) int64.
+        moved: (m,) rows.
+    """
+    spread = row_errors(features, before)[1].sum().item()
+    rise = 0.0
+    for start in range(0, len(moved), ROWS_PER_CHUNK):
+        rows = moved[start:start + ROWS_PER_CHUNK]          # numpy: it takes a tensor of one row for a number
+        items = features.rows(rows).double()
+        worse, better = ((items - decoded(model, codes[rows]).double()).square().sum() for codes in (after, before))
+        rise += (worse - better).item()
+    return rise / spread if spread else 0.0
+
+
+def is_suffix(codes) -> bool:
+    """Whether the last column of IDs (N, L) counts the items of a collision: 0, 1, 2, ... as TIGER has it, or 1, 2,
+    ... and 0 for items without one as GRID has it."""
+    codes = as_codes(codes)
+    if codes.shape[1] == 1:
+        return False
+    rank, size = collision_ranks(codes[:, :-1])
+    return np.array_equal(codes[:, -1], rank) or np.array_equal(codes[:, -1], np.where(size > 1, rank + 1, 0))
+
+
+def _bits(codes, num_embeddings):
+    return codes.shape[1] * math.log2(num_embeddings)
+
+
+def _error_measures(errors, spreads, split, bits):
+    def measure(label, name, rows):
+        spread = spreads[rows].sum().item()
+        error = errors[rows].sum().item() / spread if spread else float("nan")
+        bound = HEALTHY[name].bound
+        return _judged("kept", label, f"{error:.3f}", error, name, judge=bits >= BITS or error > HOPELESS,
+                       healthy=f"at most {bound:.2f}" if bits >= BITS else f"at most {bound:.2f} with 3 x 256 codes")
+
+    if split is None:
+        return [measure("error of these items", "new error", slice(None))]
+    trained, held_out = split
+    found = [measure(f"error of the {len(trained):,} items trained on", "trained error", trained)]
+    if len(held_out):
+        found.append(measure(f"error of the {len(held_out):,} items held out", "new error", held_out))
+    return found
+
+
+def _use_measures(statistics, items):
+    found = []
+    for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1):
+        codes = codes_of(used, rate)
+        room = usable_codes(codes, items)
+        enough = items >= ENOUGH * codes
+        judge = enough or used < room / FAIR
+        more = "" if enough else ", with more items"
+        found.append(_judged("used", f"level {level}: codes used", f"{used:,} of {codes:,}", used / room, "usage",
+                             healthy=f"all{more}", judge=judge))
+        bound = HEALTHY["perplexity"].bound
+        found.append(_judged("used", f"level {level}: perplexity", f"{evenness:.1f}", evenness, "perplexity",
+                             bound=bound * room, healthy=f"at least {bound * codes:.0f}{more}", judge=judge))
+    return found
+
+
+def _collision_measures(collisions, resolved, room):
+    items = collisions["items"]
+    same = collisions.get("unavoidable_collisions", 0)
+    # The share that collides when items draw their IDs at random from `room`.
+    chance = 1 + room * math.expm1(-items / room) / items
+    bound = HEALTHY["collisions"].bound + chance + same / items
+    rate = collisions["collision_rate"]
+    label = "collision rate" if resolved is None else "collision rate before resolving"
+    found = [_judged("apart", label, percent(rate), rate, "collisions", bound=bound, healthy=f"at most {bound:.1%}"
+                     .replace("%", " %"))]
+    if resolved is not None:
+        rate = resolved["collision_rate"]
+        found[0] = found[0]._replace(remedy="")
+        found.append(_judged("apart", "collision rate after resolving", percent(rate), rate, "resolved", healthy="0 %"))
+    else:
+        found.append(Measure("apart", "most items on one ID", f"{collisions['largest_collision']:,}"))
+    if same:
+        found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}"))
+    return found
+
+
+def _neighbour_measures(quality, codes, num_embeddings):
+    found = []
+    judge = len(codes) <= SMALL and _bits(codes, num_embeddings) >= BITS
+    healthy = "at least 0.50" + ("" if judge else " in small catalogues")
+    for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
+                       ("recall_item", "neighbours found, item to IDs")):
+        if key in quality:
+            found.append(_judged("alike", label, f"{quality[key]:.3f}", quality[key], "recall", healthy=healthy,
+                                 judge=judge))
+    bound = HEALTHY["lift"].bound * math.sqrt(num_embeddings / 256)
+    enough = len(codes) >= ENOUGH * num_embeddings
+    for key, label in (("neighbour_lift", "lift of neighbours"), ("pair_lift", "lift of the given pairs")):
+        if key in quality:
+            found.append(_judged("alike", label, f"{quality[key]:.1f}", quality[key], "lift", bound=bound,
+                                 healthy=f"at least {bound:.0f}" + ("" if enough else ", with more items"),
+                                 judge=enough))
+    return found
+
+
+def per_level(statistics):
+    return zip(statistics["unique_codes_per_level"], statistics["usage_rate_per_level"],
+               statistics["perplexity_per_level"])
+
+
+def usable_codes(num_embeddings, items) -> int:
+    """How many codes of a level so many items use if each draws one at random: all, unless items are few."""
+    return round(-num_embeddings * math.expm1(-items / num_embeddings))
+
+
+def codes_of(used, rate):
+    return round(used / rate)

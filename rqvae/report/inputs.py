@@ -1,0 +1,129 @@
+"""What a report wants to know beside the IDs: the run's history, its split of the items, pairs of items, row order.
+
+Shapes:  N items   L levels   P pairs
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..ids.files import SemanticIds
+from ..items.batches import FeatureLoader, split_rows
+from ..items.readers import npy_file_header, require_file, require_size
+from ..storage.files import describe_content
+
+
+def training_history(path, extra) -> list:
+    """The epochs of the run that wrote a checkpoint; the row that it was written after has "chosen".
+
+    They are those of the whole run where `metrics.jsonl` beside the checkpoint has them.
+
+    Args:
+        path: of the checkpoint.
+        extra: what the checkpoint holds under "rqvae", or {}.
+    """
+    known = list(extra.get("history") or ())
+    if not known:
+        return []
+    try:
+        lines = Path(path).with_name("metrics.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        rows = []
+    same = rows[:len(known)] == known and all(isinstance(row, dict) and "epoch" in row for row in rows)
+    history = rows if same else known
+    history[len(known) - 1] = {**known[-1], "chosen": True}
+    return history
+
+
+def load_names(path, count) -> list:
+    """Names of `count` items, for people to read, from a .txt (one a line) or a .json list; they may repeat.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: another content, or another number of names.
+    """
+    path = Path(path)
+    require_file(path)
+    if path.suffix.lower() not in (".txt", ".json"):
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; expected names as a .txt with one on each line or a "
+                         ".json list")
+    try:
+        text = path.read_text("utf-8-sig")
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {describe_content(path)}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} holds other values than text; expected a list of names, [\"Drill\", ...]")
+    names = names[:-1] if path.suffix.lower() == ".txt" and names[-1] == "" else names
+    if len(names) != count:
+        raise ValueError(f"{path} has {len(names):,} names, there are {count:,} items; expected one for each, in the "
+                         "same order")
+    return names
+
+
+def trained_and_held_out(extra, table):
+    """The rows of `table` that a run trained on and held out, or None where it did not train on this table.
+
+    Args:
+        extra: what the run's checkpoint holds under "rqvae", or {}.
+        table: a `FeatureTable`.
+    """
+    notes = extra.get("notes") or {}
+    if not all(name in notes for name in ("val_fraction", "seed", "batch_size")):
+        return None
+    train_rows, val_rows = split_rows(len(table), notes["val_fraction"], notes["seed"])
+    loader = FeatureLoader(table, notes["batch_size"], shuffle=True, seed=notes["seed"], rows=train_rows)
+    # Content, rows and order at once; what else a run does to its batches stands behind it.
+    same = str(extra.get("fingerprint")).split(" ")[0] == loader.fingerprint()
+    return (train_rows, val_rows) if same else None
+
+
+def load_pairs(path, num_rows) -> np.ndarray:
+    """Pairs of row numbers below `num_rows` from a .npy file: (P, 2) int64.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: another content.
+    """
+    path = Path(path)
+    require_file(path)
+    header = npy_file_header(path)
+    if len(header.shape) != 2 or header.shape[1] != 2 or not header.shape[0] or header.descr[1:2] not in ("i", "u"):
+        raise ValueError(f"{path} holds {header.descr or 'records'} of shape {header.shape}; expected integers of shape "
+                         "(pairs, 2), row numbers of items that go together")
+    require_size(path, path.stat().st_size, header.size + math.prod(header.shape) * np.dtype(header.descr).itemsize)
+    pairs = np.load(path, allow_pickle=False).astype(np.int64)
+    if pairs.min() < 0 or pairs.max() >= num_rows:
+        raise ValueError(f"{path} names the rows {pairs.min()} to {pairs.max()}, but there are rows 0 to {num_rows - 1}")
+    return pairs
+
+
+def in_order_of(table, ids, where) -> SemanticIds:
+    """IDs of another file in the row order of the features, by item ID where both sides have them.
+
+    Args:
+        table: a `FeatureTable`.
+        ids: the `SemanticIds`.
+        where: their file, for messages.
+
+    Raises:
+        ValueError: they are not of the same items.
+    """
+    if len(table) != len(ids.codes):
+        raise ValueError(f"{where} has {len(ids.codes):,} items, {table.source} has {len(table):,}; give the features "
+                         "of the same items")
+    if ids.item_ids is None or table.item_ids is None or list(ids.item_ids) == list(table.item_ids):
+        return ids
+    row_of = {item_id: row for row, item_id in enumerate(ids.item_ids)}
+    missing = [item_id for item_id in table.item_ids if item_id not in row_of]
+    if missing:
+        raise ValueError(f"{where} has no ID for {len(missing):,} of the items of {table.source}, such as "
+                         f"{missing[0]!r}; give the features of the same items")
+    rows = [row_of[item_id] for item_id in table.item_ids]
+    names = None if ids.names is None else [ids.names[row] for row in rows]
+    return SemanticIds(ids.codes[rows], list(table.item_ids), names)

@@ -1,0 +1,156 @@
+"""What a model and its semantic IDs are worth, in lines that a person can read. Measures nothing.
+
+Shapes:  N items   L levels
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import torch
+
+from ..collisions import collision_report, id_keys, run_starts
+from .assessment import QUESTIONS, codes_of, per_level, usable_codes
+from .words import percent, table
+
+COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
+
+
+def report_text(measures) -> str:
+    """Measures as lines for a terminal: by question, each beside what is healthy, and at the end what to change."""
+    rows = table(["", "here", "healthy", "verdict"],
+                 [[f"  {m.label}", m.value, m.healthy, m.verdict] for m in measures])
+    header, *rows = rows.split("\n")
+    lines, question = [header], None
+    for measure, row in zip(measures, rows):
+        if measure.question != question:
+            question = measure.question
+            title, words = QUESTIONS[question]
+            lines += ["", title, textwrap.fill(words, 98, initial_indent="  ", subsequent_indent="  ")]
+        lines.append(row)
+    missed = {}
+    for measure in measures:
+        if measure.remedy:
+            missed.setdefault(measure.remedy, []).append(measure.label)
+    if missed:
+        lines += ["", "What to change", *(f"  {', '.join(labels)}: {remedy}" for remedy, labels in missed.items())]
+    return "\n".join(lines)
+
+
+def report_rows(measures) -> list:
+    """The same for `report_page.write_page`."""
+    rows, question = [], None
+    for measure in measures:
+        if measure.question != question:
+            question = measure.question
+            rows.append(QUESTIONS[question])
+        rows.append((measure.label, measure.value, measure.healthy, measure.verdict))
+    return rows
+
+
+def resolution_text(resolution, items, cost=None, published=0) -> str:
+    """What resolving collisions did.
+
+    Args:
+        resolution: of `resolve_collisions`.
+        items: N, of those that got IDs.
+        cost: of `assessment.resolving_cost`; None for a suffix.
+        published: M, of those that had IDs before.
+    """
+    before, after = (percent(report["collision_rate"]) for report in (resolution.before, resolution.after))
+    moved = f"{len(resolution.moved):,} of {items:,} items"
+    lines = [f"made unique: collision rate {before} before, {after} after" + (
+        f", the {published:,} published items included" if published else "")]
+    if cost is None:
+        lines.append(f"  each ID has one more number; it is above 0 for {moved}")
+    else:
+        lines.append(f"  {moved} moved to the nearest free ID, at the price of {cost:.4f} more reconstruction error "
+                     "(a share of the features' variance)")
+    return "\n".join(lines)
+
+
+def prefix_table(codes) -> str:
+    """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
+    codes = torch.as_tensor(codes).reshape(len(codes), -1)
+    rows = []
+    for length in range(1, codes.shape[1] + 1):
+        found = collision_report(codes[:, :length])
+        name = "whole ID" if length == codes.shape[1] else "first code" if length == 1 else f"first {length} codes"
+        rows.append([name, f"{found['distinct_ids']:,}", f"{found['colliding_items']:,}",
+                     percent(found["colliding_items"] / found["items"]), f"{found['largest_collision']:,}"])
+    return table(["how items divide by the", "groups", "items that share one", "of all", "largest group"], rows)
+
+
+def summary(statistics, collisions, relative_mse=None) -> str:
+    """The figures of a tokenizer as text.
+
+    Args:
+        statistics: of `evaluation.code_statistics`.
+        collisions: of `collision_report`.
+        relative_mse: reconstruction error over the variance of the features, if known.
+    """
+    lines = []
+    if relative_mse is not None:
+        lines.append(f"reconstruction error: {relative_mse:.3f} of the features' variance "
+                     "(0 is perfect, 1 is no better than the mean)")
+    lines.append(table(
+        ["level", "codes used", "of", "perplexity"],
+        [[level, used, codes_of(used, rate) if rate else "?", f"{evenness:.1f}"]
+         for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1)]))
+    lines.append(
+        f"collision rate: {percent(collisions['collision_rate'])} ({collisions['items']:,} items, "
+        f"{collisions['distinct_ids']:,} distinct IDs, at most {collisions['largest_collision']:,} items share one)")
+    if collisions.get("unavoidable_collisions"):
+        lines.append(f"of these, {collisions['unavoidable_collisions']:,} items have exactly the features of another: "
+                     "no tokenizer can tell them apart")
+    return "\n".join(lines)
+
+
+def collapse_advice(statistics, advice, *, items=None) -> list:
+    """A sentence for each level that uses few of its codes, with what to change; one for all where all do.
+
+    Args:
+        statistics: of `evaluation.code_statistics`.
+        advice: what to change.
+        items: how many they are of, if so few that they could not use all codes.
+    """
+    collapsed = [(level, used, codes) for level, used, codes in (
+        (level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), start=1))
+        if used < COLLAPSED * (codes if items is None else usable_codes(codes, items))]
+    if 1 < len(collapsed) == len(statistics["usage_rate_per_level"]):
+        counts = ", ".join(str(used) for _, used, _ in collapsed)
+        says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"
+        return [f"all {len(collapsed)} levels have collapsed: {counts} of {collapsed[0][2]} codes are used, so an ID "
+                f"says {says} about its item; {advice}"]
+    return [f"level {level} has collapsed: {used} of {codes} codes are used, so its code says "
+            f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]
+
+
+def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
+    """A few items that share all but the last code (with one level, the code), to be judged by eye.
+
+    Args:
+        codes: (N,) or (N, L) int64.
+        names: of the items, in row order; their row numbers if None.
+        groups: how many prefixes, taken evenly over those that at least two items share.
+        members: how many items of each.
+    """
+    codes = np.asarray(codes).reshape(len(codes), -1)
+    length = max(1, codes.shape[1] - 1)
+    keys = id_keys(codes[:, :length])
+    ordered = np.sort(keys)
+    starts = run_starts(ordered)
+    sizes = np.diff(starts, append=len(keys))
+    if sizes.max() < 2:
+        return "no two items share a prefix"
+    shared = np.flatnonzero(sizes >= min(3, sizes.max()))
+    shown = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]
+    lines = ["items that share a prefix:"]
+    for group in shown:
+        rows = np.flatnonzero(keys == ordered[starts[group]])
+        prefix = " ".join(map(str, codes[rows[0], :length].tolist()))
+        lines.append(f"  {prefix}  ({len(rows):,} items)")
+        for row in rows[:members].tolist():
+            lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {names[row] if names else f'row {row}'}")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""How torch's threads shall wait, and how many there shall be: seconds of training and encoding, idle and beside others.
+
+    python tests/benchmarks/bench_threads.py [--rounds 3] [--steps 150]
+
+Every cell is the median wall time of a process of its own; the settings take turns. "chosen" is what the commands set.
+The last columns hold the rule: chosen over the better of (default, one thread).
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from rqvae.cli.threads import CHOSEN_BY_USER, settle_threads, usable_cpus  # noqa: E402
+
+WORK = """
+import sys, time, torch
+from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
+kind, steps = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(0)
+batch = int(kind.split()[1]) if kind != "encode" else 256
+features = torch.randn(batch * 30 if kind != "encode" else 400 * steps, 384)
+model = RqVae(**recipe.model_options(384))
+if kind == "encode":
+    start = time.perf_counter()
+    batch_inference(model, FeatureLoader(features, 1024), device="cpu")
+else:
+    loader = FeatureLoader(features, batch, shuffle=True)
+    optimizers = recipe.configure_optimizers(model, steps)
+    fit(model, loader, max_epochs=1, device="cpu", optimizers=optimizers, progress=False)
+    start = time.perf_counter()
+    fit(model, loader, max_epochs=max(1, steps // 30 * 64 // max(batch, 64)), device="cpu", optimizers=optimizers, progress=False)
+print(time.perf_counter() - start)
+"""
+BUSY = "import time\nwhile True: sum(range(10**6))"
+
+
+def settings():
+    """Name -> what is added to the environment."""
+    chosen = {}
+    settle_threads(chosen)
+    return {"default": {}, "1 thread": {"OMP_NUM_THREADS": "1"},
+            "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+            "spin 1000": {"GOMP_SPINCOUNT": "1000"}, "spin 10000": {"GOMP_SPINCOUNT": "10000"},
+            f"{2 * usable_cpus()} threads": {"OMP_NUM_THREADS": str(2 * usable_cpus())},
+            f"{2 * usable_cpus()} passive": {"OMP_NUM_THREADS": str(2 * usable_cpus()), "OMP_WAIT_POLICY": "PASSIVE"},
+            "chosen": chosen}
+
+
+def seconds(kind, steps, added):
+    plain = {name: value for name, value in os.environ.items() if name not in CHOSEN_BY_USER}
+    done = subprocess.run([sys.executable, "-c", WORK, kind, str(steps)], env={**plain, **added}, cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside")
+    parser.add_argument("--kinds", nargs="+", default=["train 64", "train 256", "train 1024", "encode"])
+    arguments = parser.parse_args()
+    ways = settings()
+    print(f"{usable_cpus()} CPUs; chosen: {ways['chosen']}")
+    print(f"{'beside':>6} {'work':<11}" + "".join(f"{name:>12}" for name in ways) + "  chosen / best of default, 1 thread")
+    for load in arguments.loads:
+        others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(load)]
+        try:
+            for kind in arguments.kinds:
+                taken = {name: [] for name in ways}
+                for _ in range(arguments.rounds):
+                    for name, added in ways.items():
+                        taken[name].append(seconds(kind, arguments.steps, added))
+                median = {name: statistics.median(values) for name, values in taken.items()}
+                best = min(median["default"], median["1 thread"])
+                print(f"{load:>6} {kind:<11}" + "".join(f"{median[name]:>12.2f}" for name in ways)
+                      + f"  {median['chosen'] / best:.2f}", flush=True)
+        finally:
+            for other in others:
+                other.kill()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""The command line of infer.py: what it writes, what it shows, and how it refuses."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import infer
+import train
+from samples import clustered, TINY
+from rqvae import RqVae, load_semantic_ids
+from rqvae.items.tables import FeatureTable
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch, capsys):
+    """Inside an empty folder: 200 items in items.npy and a checkpoint trained on them."""
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(200).numpy())
+    assert train.main(["--data", "items.npy", "--epochs", "2", *TINY]) == 0
+    capsys.readouterr()
+    return RqVae.load_from_checkpoint("checkpoints/best.ckpt")
+
+
+def refused(argv, capsys, code=2):
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert infer.main(argv) == code
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    return lines[0]
+
+
+def test_one_id_an_item_in_row_order_in_lc_rec_s_form(trained, capsys):
+    assert infer.main(["--ckpt"]) == 0
+    index = json.loads(Path("semantic_ids.json").read_text())
+    codes = trained.generate_semantic_ids(clustered(200))
+    assert list(index) == [str(row) for row in range(200)]
+    assert index["17"] == [f"<{letter}_{code}>" for letter, code in zip("abc", codes[17].tolist())]
+    out = capsys.readouterr().out
+    for word in ("Encoding 200 items", "codes used", "perplexity", "collision rate", "items that share a prefix",
+                 "wrote 200 semantic IDs to semantic_ids.json"):
+        assert word in out
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy", ".jsonl"])
+def test_every_output_form_holds_the_same_ids(trained, suffix):
+    assert infer.main(["--ckpt", "--output", f"out/ids{suffix}"]) == 0
+    expected = trained.generate_semantic_ids(clustered(200)).numpy()
+    assert np.array_equal(load_semantic_ids(f"out/ids{suffix}").codes, expected)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_other_feature_files_are_read(trained, suffix):
+    rows = clustered(60, seed=3)
+    np.savez("new.npz", rows=rows.numpy())
+    torch.save(rows, "new.pt")
+    assert infer.main(["--ckpt", "--data", f"new{suffix}", "--output", "ids.npy"]) == 0
+    assert np.array_equal(np.load("ids.npy"), trained.generate_semantic_ids(rows).numpy())
+
+
+def test_the_ids_do_not_depend_on_the_batch_size(trained):
+    for batch_size in ("1", "33", "4096"):
+        infer.main(["--ckpt", "--output", f"{batch_size}.npy", "--batch-size", batch_size])
+    first, *others = (np.load(f"{batch_size}.npy") for batch_size in ("1", "33", "4096"))
+    assert all(np.array_equal(first, other) for other in others)
+
+
+def test_item_ids_become_the_keys_and_the_names_that_are_shown(trained, capsys):
+    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(200)))
+    assert infer.main(["--ckpt", "--item-ids", "ids.txt", "--output", "named.json"]) == 0
+    assert list(json.loads(Path("named.json").read_text()))[3] == "item-3"
+    assert "item-" in capsys.readouterr().out
+
+
+def test_an_existing_output_is_refused_before_any_work_unless_overwritten(trained, capsys):
+    Path("semantic_ids.json").write_text("precious")
+    message = refused(["--ckpt"], capsys)
+    assert "semantic_ids.json exists" in message and "--overwrite" in message
+    assert infer.main(["--ckpt", "--overwrite"]) == 0
+    assert len(json.loads(Path("semantic_ids.json").read_text())) == 200
+
+
+def test_another_width_is_refused_before_any_output(trained, capsys):
+    np.save("wide.npy", np.zeros((5, 20), dtype=np.float32))
+    message = refused(["--ckpt", "--data", "wide.npy"], capsys)
+    assert "the features have 20 columns, checkpoints/best.ckpt expects 12" in message
+    assert not os.path.exists("semantic_ids.json")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "empty"),
+    (b"<!DOCTYPE html><html>", "HTML page"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+])
+def test_a_file_that_is_no_checkpoint_is_told_for_what_it_is(trained, capsys, content, words):
+    Path("other.ckpt").write_bytes(content)
+    message = refused(["--ckpt", "other.ckpt"], capsys)
+    assert "other.ckpt" in message and words in message
+
+
+def test_a_missing_checkpoint_is_answered_with_similar_names(trained, capsys):
+    assert "best.ckpt" in refused(["--ckpt", "checkpoints/bets.ckpt"], capsys)
+
+
+def test_a_row_that_is_not_a_number_is_refused(trained, capsys):
+    rows = clustered(30).numpy()
+    rows[11, 3] = np.inf
+    np.save("bad.npy", rows)
+    assert "11" in refused(["--ckpt", "--data", "bad.npy"], capsys)
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--ckpt", "--output", "ids.csv"], "--output is ids.csv; its suffix must be .json, .npy or .jsonl"),
+    (["--ckpt", "--batch-size", "0"], "--batch-size is 0, must be 1 or more"),
+    (["--ckpt", "--batchsize", "4"], "did you mean --batch-size?"),
+    (["--ckpt", "--output", "."], "is a folder"),
+])
+def test_bad_options_are_one_sentence(trained, capsys, argv, words):
+    assert words in refused(argv, capsys)
+
+
+def test_weights_without_notes_need_the_data_named(trained, capsys):
+    from rqvae.storage.checkpoint import build_checkpoint, save_checkpoint
+    save_checkpoint(build_checkpoint(epoch=0, global_step=0, state_dict=trained.state_dict(),
+                                     hyper_parameters=trained.hyper_parameters), "bare.ckpt")
+    assert "does not say what it was trained on; name the items by --data" in refused(["--ckpt", "bare.ckpt"], capsys)
+    assert infer.main(["--ckpt", "bare.ckpt", "--data", "items.npy"]) == 0
+
+
+def test_unique_ids_are_written_and_told(trained, capsys):
+    assert infer.main(["--ckpt", "--output", "plain.npy"]) == 0
+    for method, levels in (("nearest", 3), ("suffix", 4)):
+        capsys.readouterr()
+        assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy"]) == 0
+        unique = np.load(f"{method}.npy")
+        assert unique.shape == (200, levels) and len(np.unique(unique, axis=0)) == 200
+        assert "made unique: collision rate" in capsys.readouterr().out
+    plain, nearest = np.load("plain.npy"), np.load("nearest.npy")
+    alone = [row for row in range(200) if (plain == plain[row]).all(axis=1).sum() == 1]
+    assert (plain[alone] == nearest[alone]).all() and (np.load("suffix.npy")[:, :3] == plain).all()
+
+
+def test_more_items_than_ids_are_refused_before_any_work(trained, capsys):
+    np.save("many.npy", clustered(513).numpy())
+    assert "513 items cannot all differ among 512 possible IDs" in refused(
+        ["--ckpt", "--data", "many.npy", "--unique"], capsys)
+
+
+def test_new_items_are_added_without_moving_a_published_id(trained, capsys):
+    rows = clustered(230, seed=0).numpy()
+    np.save("new.npy", rows[200:])
+    Path("old.txt").write_text("\n".join(f"item-{row}" for row in range(200)))
+    Path("new.txt").write_text("\n".join(f"item-{row}" for row in range(200, 230)))
+    named = ["--data", "new.npy", "--item-ids", "new.txt", "--append-to", "pub.json"]
+    assert infer.main(["--ckpt", "--item-ids", "old.txt", "--unique", "--output", "pub.json"]) == 0
+    assert infer.main(["--ckpt", *named, "--output", "all.json"]) == 0
+    published, together = (json.loads(Path(name).read_text()) for name in ("pub.json", "all.json"))
+    assert list(together.items())[:200] == list(published.items())
+    assert list(together)[200:] == [f"item-{row}" for row in range(200, 230)]
+    assert len(set(map(tuple, together.values()))) == 230
+    capsys.readouterr()
+    assert "--append-to needs the new items" in refused(["--append-to", "pub.json", "--output", "x.json"], capsys)
+    assert "are in all.json already" in refused([*named[:4], "--append-to", "all.json", "--output", "x.json"], capsys)
+
+
+def test_parts_merged_are_the_file_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(2500).numpy())
+    assert train.main(["--data", "items.npy", "--epochs", "1", *TINY]) == 0
+    for part in ("1/2", "2/2"):
+        assert infer.main(["--shard", part, "--output", "a.json"]) == 0
+    for extra, names in (([], "ab"), (["--unique", "suffix", "--overwrite"], "ab")):
+        assert infer.main(["--merge", "--output", "a.json", *extra]) == 0
+        assert infer.main(["--output", "b.json", *extra]) == 0
+        assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+
+
+def test_a_shard_reads_its_own_rows_alone_and_in_slices(trained, monkeypatch, capsys):
+    features = clustered(2500).numpy()
+    features[2400] = np.nan
+    np.save("more.npy", features)
+    asked, original = [], FeatureTable.rows
+    monkeypatch.setattr(FeatureTable, "rows", lambda table, index: asked.append(index) or original(table, index))
+    assert infer.main(["--ckpt", "--data", "more.npy", "--shard", "1/2", "--batch-size", "800"]) == 0
+    assert asked == [slice(0, 800), slice(800, 1024)]
+    assert "more.npy, rows 1024 to 2499, has NaN or Inf in 1 of 1476 rows (2400)" in refused(
+        ["--ckpt", "--data", "more.npy", "--shard", "2/2"], capsys)
+
+
+def test_how_a_run_split_its_items_is_looked_up_for_a_report_only(trained, monkeypatch):
+    monkeypatch.delattr(infer, "trained_and_held_out")
+    assert infer.main(["--ckpt"]) == 0
+
+
+def test_several_formats_in_one_run(trained, capsys):
+    Path("names.txt").write_text("\n".join(f"title {row}" for row in range(200)))
+    assert infer.main(["--format", "minionerec", "grid", "npy", "--output", "out", "--names", "names.txt"]) == 0
+    assert {str(path) for path in Path("out").rglob("*.*")} == {
+        "out/minionerec.index.json", "out/info/minionerec.txt", "out/grid.pt", "out/semantic_ids.npy"}
+    assert "\ttitle 7\t7" in Path("out/info/minionerec.txt").read_text()
+    assert "there is no format 'lcrek'" in refused(["--format", "lcrek"], capsys)
+
+
+def test_a_report_writes_no_ids_and_tells_trained_from_held_out(trained, capsys):
+    np.save("pairs.npy", np.array([[0, 1], [5, 9]]))
+    assert infer.main(["--ckpt", "--report", "--pairs", "pairs.npy"]) == 0
+    out = capsys.readouterr().out
+    for words in ("error of the 190 items trained on", "error of the 10 items held out", "level 3: perplexity",
+                  "collision rate", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
+                  "healthy", "first 2 codes"):
+        assert words in out, words
+    assert not Path("semantic_ids.json").exists()
+    assert infer.main(["--report", "--data", "items.npy", "--unique", "--output", "ids.npy"]) == 0
+    assert "collision rate after resolving" in capsys.readouterr().out and Path("ids.npy").exists()
+
+
+def test_a_report_page_has_history_and_names(trained, capsys):
+    Path("names.json").write_text(json.dumps([f"<title {row}>" for row in range(200)]))
+    assert infer.main(["--report", "out/report.html", "--names", "names.json"]) == 0
+    page = Path("out/report.html").read_text("utf-8")
+    for words in ("How much of an item does its ID keep?", "2 epochs in", "&lt;title ", "This checkpoint is of epoch"):
+        assert words in page
+    assert "out/report.html exists" in refused(["--report", "out/report.html"], capsys)
+    assert "its suffix must be .html or .png" in refused(["--report", "report.pdf"], capsys)
+
+
+def test_ids_in_a_file_are_judged_without_a_checkpoint(trained, capsys):
+    infer.main(["--ckpt", "--output", "ids.jsonl"])
+    Path("checkpoints/best.ckpt").unlink()
+    capsys.readouterr()
+    assert infer.main(["--ids", "ids.jsonl", "--report"]) == 0
+    alone = capsys.readouterr().out
+    assert "3 levels of 8 codes, ids.jsonl" in alone and "lift" not in alone.split("What to change")[0]
+    assert infer.main(["--ids", "ids.jsonl", "--report", "--data", "items.npy", "--num-embeddings", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "lift of neighbours" in out and "of 16" in out and "neighbours found," not in out
+    np.save("few.npy", np.zeros((5, 12), np.float32))
+    assert "ids.jsonl has 200 items" in refused(["--ids", "ids.jsonl", "--report", "--data", "few.npy"], capsys)
+    assert "has the code 7" in refused(["--ids", "ids.jsonl", "--report", "--num-embeddings", "4"], capsys)
+
+
+def test_the_model_is_exported_without_data(trained, capsys):
+    Path("items.npy").unlink()
+    assert infer.main(["--save-pretrained", "model"]) == 0
+    loaded = RqVae.from_pretrained("model").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in trained.state_dict().items())
+    assert "config.json exists" in refused(["--save-pretrained", "model"], capsys)
+    assert not Path("semantic_ids.json").exists()
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--shard", "1/1", "--unique"], "--unique does not go with --shard: a shard holds bare codes"),
+    (["--shard", "3/2"], "--shard is 3/2, must be such as 2/4"),
+    (["--merge"], "make the parts by --shard first"),
+    (["--ids", "x.json"], "--ids needs --report"),
+    (["--pairs", "p.npy"], "--pairs needs --report"),
+    (["--ids", "x.json", "--report", "--unique"], "--unique does not go with --ids"),
+    (["--ids", "x.json", "--report"], "x.json does not exist"),
+    (["--unique", "best"], "invalid choice: 'best'"),
+])
+def test_options_that_do_not_go_together_are_named(trained, capsys, argv, words):
+    assert words in refused(argv, capsys)
+
+
+def test_the_help_lists_every_format_and_says_no_default_twice(capsys):
+    assert infer.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("torcheasyrec", "semantic-id", "minionerec-kmeans"))
+    assert out.count("(default: 1024)") == 1 and "None)" not in out

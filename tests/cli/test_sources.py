@@ -1,0 +1,79 @@
+"""What a command names becomes items: each source, its description, and what does not go together."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import infer
+import train
+from samples import TINY
+from rqvae.items import texts
+from rqvae.cli.sources import open_items
+from rqvae.items.texts import DEFAULT_ENCODER
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder with texts and a P5 split, and an encoder that counts letters."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = []
+
+    def encode(written, model_name=DEFAULT_ENCODER, **options):
+        calls.append(model_name)
+        return torch.tensor([[float(text.lower().count(letter)) for letter in "abcdefgh"] for text in written])
+
+    monkeypatch.setattr(texts, "encode_texts", encode)
+    names = [f"Cabbage {'egg ' * (n % 5)}bad {'h' * n}" for n in range(60)]
+    Path("items.csv").write_text("sku,title\n" + "".join(f"s{n},{name}\n" for n, name in enumerate(names)))
+    raw = Path("amazon/raw/beauty")
+    raw.mkdir(parents=True)
+    (raw / "datamaps.json").write_text(json.dumps({"item2id": {f"B{n:03d}": str(n + 1) for n in range(60)}}))
+    with gzip.open(raw / "meta.json.gz", "wt") as file:
+        for n, name in enumerate(names[:-1]):            # the last has none
+            file.write(repr({"asin": f"B{n:03d}", "title": name, "brand": "O'Fab"}) + "\n")
+    (raw / "sequential_data.txt").write_text("1 1 2 3\n")
+    return calls
+
+
+def test_texts_are_encoded_once_and_carry_ids_and_names(place):
+    for _ in range(2):
+        items = open_items(texts="items.csv", text_columns=["title"], id_column="sku", encoder="letters")
+    assert place == ["letters"]                          # the second time they were kept
+    assert items.description == "60 items of 8 features from items.csv, encoded by letters"
+    assert items.dataset.table.item_ids[3] == "s3" and items.dataset.names[2].startswith("Cabbage egg egg")
+
+
+@pytest.mark.filterwarnings("ignore:.*no metadata")
+def test_train_and_infer_run_on_texts_and_on_p5_with_nothing_said_twice(place, capsys):
+    sources = (["--texts", "items.csv", "--text-columns", "title", "--id-column", "sku"], ["--p5", "amazon", "--split", "beauty"])
+    for number, source in enumerate(sources):
+        assert train.main([*source, "--epochs", "1", "--checkpoint-dir", f"run{number}", *TINY]) == 0
+        assert infer.main(["--ckpt", f"run{number}/best.ckpt", "--output", f"ids{number}.json"]) == 0
+    assert list(json.loads(Path("ids0.json").read_text()))[5] == "s5"
+    assert list(json.loads(Path("ids1.json").read_text()))[59] == "B059"
+    assert "60 items of 8 features from the split beauty of amazon" in capsys.readouterr().out
+    assert len(place) == 2 and list(Path("amazon/processed").glob("*.npy"))
+
+
+@pytest.mark.filterwarnings("ignore:.*no metadata")
+def test_p5_takes_embeddings_made_elsewhere(place):
+    np.save("made.npy", np.arange(240.0, dtype=np.float32).reshape(60, 4))
+    items = open_items(p5="amazon", data="made.npy")
+    assert items.dataset.table.shape == (60, 4) and place == []
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"texts": "items.csv", "data": "x.npy"}, "--data does not go with --texts"),
+    ({"p5": "amazon", "texts": "items.csv"}, "does not go with"),
+    ({"key": "a"}, "--key needs --data"),
+    ({"split": "toys"}, "--split needs --p5"),
+    ({"encoder": "x", "data": "x.npy"}, "--encoder needs --texts or --p5"),
+])
+def test_options_of_different_sources_are_refused(place, options, words):
+    with pytest.raises(ValueError, match=words):
+        open_items(**options)

@@ -1,0 +1,264 @@
+"""The command line of train.py: what it says, what it writes, and how it refuses."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import infer
+import train
+from samples import ROOT, TINY, clustered, in_a_process
+from rqvae import RqVae
+from rqvae.storage.checkpoint import load_checkpoint
+
+
+
+@pytest.fixture
+def features(tmp_path, monkeypatch):
+    """Inside an empty folder: 200 items of 12 features in items.npy."""
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(200).numpy())
+    return "items.npy"
+
+
+def refused(argv, capsys, code=2):
+    """Run, and give the one line on stderr that says why not."""
+    assert train.main(argv) == code
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+def weights(path):
+    return load_checkpoint(path)["state_dict"]
+
+
+def test_it_says_what_it_trains_on_and_what_came_of_it(features, capsys):
+    assert train.main(["--data", features, "--epochs", "3", *TINY]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "Training on 200 items of 12 features from items.npy, on cpu"
+    for word in ("reconstruction error", "codes used", "perplexity", "collision rate", "checkpoints/best.ckpt"):
+        assert word in out
+    assert lines[-1] == "next: python infer.py --ckpt checkpoints/best.ckpt"
+    assert sum(line.startswith("epoch ") for line in err.splitlines()) == 3
+    assert sorted(os.listdir("checkpoints")) == ["best.ckpt", "last.ckpt", "metrics.jsonl"]
+
+
+def test_the_infer_command_it_names_works(features, capsys):
+    train.main(["--data", features, "--epochs", "1", "--checkpoint-dir", "a folder", *TINY])
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].split("next: ")[1])
+    assert command[:2] == ["python", "infer.py"]
+    assert infer.main(command[2:]) == 0
+    assert len(json.loads(Path("semantic_ids.json").read_text())) == 200
+
+
+def test_without_data_it_trains_on_the_built_in_catalogue_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--epochs", "1"]) == 0
+    assert "from the built-in catalogue" in capsys.readouterr().out.splitlines()[0]
+    assert infer.main(["--ckpt"]) == 0
+    assert "items that share a prefix" in capsys.readouterr().out
+
+
+def test_the_documented_preset_is_the_documented_model(features):
+    assert train.main(["--data", features, "--preset", "documented", "--epochs", "0", "--epochs", "1"]) == 0
+    model = RqVae.load_from_checkpoint("checkpoints/best.ckpt")
+    assert model.hyper_parameters == RqVae(input_dim=12).hyper_parameters
+
+
+@pytest.mark.parametrize("preset, layers", [("tiger", [16]), ("documented", [16, 16])])
+def test_one_hidden_width_is_a_layer_or_the_documented_two(features, preset, layers):
+    assert train.main(["--data", features, "--preset", preset, "--epochs", "1", *TINY]) == 0
+    model = RqVae.load_from_checkpoint("checkpoints/best.ckpt")
+    assert [layer.out_features for layer in model.encoder.layers if hasattr(layer, "out_features")] == [*layers, 8]
+
+
+def test_a_collapsed_codebook_is_said_in_words(features, capsys):
+    np.save("same.npy", np.ones((50, 12), dtype=np.float32))
+    assert train.main(["--data", "same.npy", "--preset", "documented", "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING: level 1 has collapsed: 1 of 1024 codes are used" in out and "--preset tiger" in out
+
+
+def test_one_seed_gives_one_result(features):
+    for folder, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        train.main(["--data", features, "--epochs", "2", "--checkpoint-dir", folder, "--seed", seed, *TINY])
+    one, same, other = (weights(f"{folder}/last.ckpt") for folder in "abc")
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_resume_finds_the_run_and_its_options_again(features, capsys):
+    options = ["--data", features, "--checkpoint-dir", "run", "--val-fraction", "0.2", *TINY]
+    train.main([*options, "--epochs", "6", "--checkpoint-dir", "straight"])
+    stop = iter([False] * 13)                   # in the third epoch of five batches
+    original = train.StopSignals.__call__
+    train.StopSignals.__call__ = lambda self: setattr(self, "number", signal.SIGINT) or next(stop, True)
+    try:
+        assert train.main([*options, "--epochs", "6"]) == 130
+    finally:
+        train.StopSignals.__call__ = original
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "Stopped by SIGINT; saved. Resume with: python train.py --resume run/last.ckpt"
+    assert train.main(shlex.split(said.split("train.py ")[1])) == 0
+    one, other = weights("straight/last.ckpt"), weights("run/last.ckpt")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_resume_past_the_asked_epochs_has_nothing_to_do(features, capsys):
+    options = ["--data", features, *TINY]
+    train.main([*options, "--epochs", "3"])
+    capsys.readouterr()
+    assert train.main([*options, "--epochs", "2", "--resume"]) == 0
+    assert "already trained 3 of 2 epochs" in capsys.readouterr().out
+
+
+def test_resume_without_a_path_passes_over_a_damaged_file_and_says_so(features, capsys):
+    options = ["--data", features, *TINY]
+    train.main([*options, "--epochs", "3"])
+    Path("checkpoints/last.ckpt").write_bytes(Path("checkpoints/last.ckpt").read_bytes()[:1000])
+    assert train.main([*options, "--epochs", "4", "--resume"]) == 0
+    assert "PASSING OVER A DAMAGED CHECKPOINT: checkpoints/last.ckpt" in capsys.readouterr().err
+
+
+def test_resume_on_changed_data_is_refused(features, capsys):
+    options = ["--data", features, *TINY]
+    train.main([*options, "--epochs", "1"])
+    np.save(features, clustered(200, seed=5).numpy())
+    capsys.readouterr()
+    assert train.main([*options, "--epochs", "2", "--resume"]) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_a_real_interrupt_saves_and_the_resumed_run_equals_a_straight_one(features):
+    options = ["--data", features, "--epochs", "60", "--seed", "1", *TINY]
+    straight = in_a_process(*options, "--checkpoint-dir", "straight")
+    interrupted = in_a_process(*options, "--checkpoint-dir", "run")
+    for line in interrupted.stderr:
+        if line.startswith("epoch 3/"):
+            interrupted.send_signal(signal.SIGINT)
+            break
+    out, err = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130, err
+    assert "Resume with: python train.py --resume run/last.ckpt" in out
+    assert "Traceback" not in err
+    assert not [name for name in os.listdir("run") if name.endswith(".tmp")]
+    resumed = in_a_process("--resume", "run/last.ckpt")
+    assert resumed.communicate(timeout=120)[1] is not None and resumed.returncode == 0
+    assert straight.communicate(timeout=120)[1] is not None and straight.returncode == 0
+    one, other = weights("straight/last.ckpt"), weights("run/last.ckpt")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_closed_pipe_is_met_in_silence(features):
+    process = in_a_process("--data", features, "--epochs", "2", *TINY)
+    assert process.stdout.readline().startswith("Training on 200 items")
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 0
+    assert "Traceback" not in err and "BrokenPipe" not in err and "Exception" not in err
+    assert os.path.exists("checkpoints/best.ckpt")
+
+
+def test_an_existing_run_is_not_overwritten_unasked(features, capsys):
+    train.main(["--data", features, "--epochs", "1", *TINY])
+    before = Path("checkpoints/last.ckpt").read_bytes()
+    capsys.readouterr()
+    message = refused(["--data", features, "--epochs", "1", *TINY], capsys)
+    assert "checkpoints already holds last.ckpt and best.ckpt" in message and "--overwrite" in message
+    assert Path("checkpoints/last.ckpt").read_bytes() == before
+    assert train.main(["--data", features, "--epochs", "1", "--overwrite", "--seed", "9", *TINY]) == 0
+    assert Path("checkpoints/last.ckpt").read_bytes() != before
+
+
+def test_every_bad_value_is_in_one_message(features, capsys):
+    message = refused(["--data", features, "--epochs", "-1", "--learning-rate", "nan", "--num-embeddings", "1",
+                       "--num-quantizers", "0", "--val-fraction", "1", "--batch-size", "0"], capsys)
+    for flag in ("--epochs", "--learning-rate", "--num-embeddings", "--num-quantizers", "--val-fraction", "--batch-size"):
+        assert f"{flag} is" in message
+
+
+def test_an_unknown_flag_is_answered_with_the_closest(capsys):
+    assert refused(["--epoch", "3"], capsys) == "error: unknown argument --epoch; did you mean --epochs?"
+
+
+@pytest.mark.parametrize("device, words", [
+    ("gpu", "device 'gpu' is not a device; available here: auto, cpu"),
+    pytest.param("cuda", "'cuda' was asked for, but there is no CUDA here", marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason="asks for what must be missing")),
+])
+def test_a_device_that_is_not_there_is_refused_at_once(features, capsys, device, words):
+    assert words in refused(["--data", features, "--device", device], capsys)
+    assert not os.path.exists("checkpoints")
+
+
+def test_tf32_is_refused_where_no_gpu_trains(features, capsys):
+    assert "--tf32 is for a GPU, and this run is on cpu" in refused(["--data", features, "--tf32", "--device", "cpu"],
+                                                                    capsys)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("faster", [["--tf32"], ["--amp"], ["--compile"]])
+def test_faster_products_on_a_gpu_give_ids_as_good(features, capsys, faster):
+    errors = []
+    for name, more in (("plain", []), ("faster", faster)):
+        assert train.main(["--data", features, "--epochs", "3", "--checkpoint-dir", name, "--device", "cuda", *TINY,
+                           *more]) == 0
+        errors.append(load_checkpoint(f"{name}/last.ckpt")["rqvae"]["history"][-1]["train_recon_loss"])
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_a_missing_file_is_answered_with_similar_names(features, capsys):
+    message = refused(["--data", "item.npy"], capsys)
+    assert "item.npy" in message and "items.npy" in message
+    assert not os.path.exists("checkpoints")
+
+
+def test_rows_that_are_not_numbers_are_refused_by_row(features, capsys):
+    rows = clustered(50).numpy()
+    rows[[7, 30]] = np.nan
+    np.save("bad.npy", rows)
+    message = refused(["--data", "bad.npy"], capsys)
+    assert "7" in message and "30" in message
+
+
+def test_checkpoints_cannot_go_where_a_file_is(features, capsys):
+    Path("taken").write_text("x")
+    assert "taken is a file" in refused(["--data", features, "--checkpoint-dir", "taken"], capsys)
+
+
+def test_fewer_rows_than_a_batch_are_trained_on(features, capsys):
+    np.save("few.npy", clustered(10).numpy())
+    assert train.main(["--data", "few.npy", "--epochs", "2", "--batch-size", "64", "--val-fraction", "0"]) == 0
+    assert load_checkpoint("checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_identical_rows_train_and_are_counted(features, capsys):
+    np.save("same.npy", np.tile(clustered(1).numpy(), (40, 1)))
+    assert train.main(["--data", "same.npy", "--epochs", "2", *TINY]) == 0
+    out, err = capsys.readouterr()
+    assert "equal" in err and "collision rate: 97.50 %" in out
+
+
+def test_a_checkpoint_of_another_architecture_is_not_resumed(features, capsys):
+    train.main(["--data", features, "--epochs", "1", *TINY])
+    capsys.readouterr()
+    code = train.main(["--data", features, "--epochs", "2", "--resume", "--num-embeddings", "16"])
+    assert code == 2
+    assert "num_embeddings is 8 in the file, 16 in the model" in capsys.readouterr().err
+
+
+def test_the_help_names_every_option_and_its_default(capsys):
+    with_help = train.main(["--help"])
+    out = capsys.readouterr().out
+    assert with_help == 0 and "default: 100" in out and "--val-fraction" in out and "default: tiger" in out

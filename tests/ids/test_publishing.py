@@ -1,0 +1,97 @@
+"""Plans are refused before there are IDs; files hold what was asked for; published IDs stay what they are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rqvae.ids.imports import import_semantic_ids
+from rqvae.ids.publishing import (labels_beside, load_published, plan_outputs, published_method, write_outputs)
+from rqvae.ids.files import SemanticIds, load_semantic_ids, save_semantic_ids
+
+CODES = np.array([[1, 2], [1, 2], [3, 0], [1, 2]])
+
+
+def test_the_suffix_of_the_output_is_the_default_format(tmp_path):
+    (output,) = plan_outputs(None, tmp_path / "ids.npy")
+    assert write_outputs([output], CODES, [4, 4]) == [tmp_path / "ids.npy"]
+    assert np.load(tmp_path / "ids.npy").tolist() == CODES.tolist()
+
+
+def test_several_formats_go_into_one_folder(tmp_path):
+    outputs = plan_outputs(["lcrec", "tiger", "jsonl", "lcrec"], tmp_path / "out")
+    names = [path.name for path in write_outputs(outputs, CODES, [4, 4], names=list("wxyz"))]
+    assert names == ["lcrec.index.json", "tiger.npy", "tiger.pt", "semantic_ids.jsonl"]
+    assert torch.load(tmp_path / "out" / "tiger.pt", weights_only=True).tolist() == [
+        [1, 2, 0], [1, 2, 1], [3, 0, 0], [1, 2, 2]]
+    assert load_semantic_ids(tmp_path / "out" / "semantic_ids.jsonl").names == list("wxyz")
+
+
+def test_a_suffix_is_a_level_of_its_own_but_where_the_format_counts_by_itself(tmp_path):
+    unique = np.column_stack([CODES, [0, 1, 0, 2]])
+    write_outputs(plan_outputs(["lcrec", "tiger", "grid"], tmp_path), unique, [4, 4])
+    assert json.loads((tmp_path / "lcrec.index.json").read_text())["3"] == ["<a_1>", "<b_2>", "<c_2>"]
+    assert np.load(tmp_path / "tiger.npy").tolist() == unique.tolist()
+    assert import_semantic_ids(tmp_path / "grid.pt").codes.tolist() == [[1, 2, 1], [1, 2, 2], [3, 0, 0], [1, 2, 3]]
+
+
+def test_published_suffixes_that_a_format_cannot_say_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="format tiger counts 0, 1, 2, .* the published suffixes leave some out"):
+        write_outputs(plan_outputs(["tiger"], tmp_path), np.array([[1, 2, 0], [1, 2, 7]]), [4, 4])
+
+
+@pytest.mark.parametrize("formats, output, words", [
+    (["nope"], None, "there is no format 'nope'; there are json, jsonl, npy, lcrec, "),
+    (["lcrec", "grid"], "ids.json", "--output is ids.json, one file, but there are 2 formats; name a folder"),
+    (["jsonl"], "ids.json", "--output is ids.json; --format jsonl writes .jsonl"),
+    (["grid"], "ids.json", "ids.json has the suffix '.json'; format 'grid' writes .pt"),
+    (None, "ids.csv", "--output is ids.csv; its suffix must be .json, .npy or .jsonl, unless a --format is named"),
+])
+def test_what_does_not_fit_is_refused_in_words(tmp_path, monkeypatch, formats, output, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as error:
+        plan_outputs(formats, output)
+    assert words in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("formats, name", [(None, "ids.json"), (["lcrec"], "out/lcrec.index.json"),
+                                           (["json"], "out/semantic_ids.json")])
+def test_a_file_that_exists_is_refused_unless_overwritten(tmp_path, formats, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / name).write_text("precious")
+    target = tmp_path / (name if formats is None else "out")
+    with pytest.raises(FileExistsError, match="exists; .*--overwrite"):
+        plan_outputs(formats, target)
+    assert plan_outputs(formats, target, overwrite=True)
+
+
+def test_published_ids_tell_how_they_were_made(tmp_path):
+    save_semantic_ids(CODES, tmp_path / "a.npy")
+    save_semantic_ids(np.column_stack([CODES, [0, 1, 0, 2]]), tmp_path / "b.npy")
+    for name, method, other, words in (("a.npy", "nearest", "suffix", "without a suffix"),
+                                       ("b.npy", "suffix", "nearest", "with a suffix")):
+        published = load_published(tmp_path / name, [4, 4])
+        assert published_method(published, [4, 4], None, name) == method
+        with pytest.raises(ValueError, match=f"--unique is {other}, but the IDs in {name} are {words}"):
+            published_method(published, [4, 4], other, name)
+
+
+@pytest.mark.parametrize("sizes, words", [
+    ([4] * 4, "a.npy has 2 codes an item, the checkpoint gives 4, or 5 with a suffix; name the checkpoint"),
+    ([4, 2], "a.npy: codes of level 2 must be below 2, got 2 in row 0"),
+])
+def test_ids_of_another_tokenizer_are_refused(tmp_path, sizes, words):
+    save_semantic_ids(CODES, tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=words):
+        load_published(tmp_path / "a.npy", sizes)
+
+
+def test_labels_follow_the_published_ones():
+    rows, named = SemanticIds(CODES, None, None), SemanticIds(CODES, list("abcd"), list("ABCD"))
+    assert labels_beside(rows, "p", 1, ["x"], None) == (None, None)
+    assert labels_beside(named, "p", 2, ["x", "y"], None) == (list("abcdxy"), ["A", "B", "C", "D", "", ""])
+    with pytest.raises(ValueError, match="p has item IDs, the new items have none; give them by --item-ids"):
+        labels_beside(named, "p", 1, None, None)
+    with pytest.raises(ValueError, match="2 of the new items are in p already, such as 'b'; leave them out"):
+        labels_beside(named, "p", 3, ["x", "d", "b"], None)
