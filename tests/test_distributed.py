@@ -15,6 +15,7 @@ import torch
 import train
 from samples import TINY, clustered
 from rqvae import distributed
+from rqvae.cli.console import StopSignals
 from rqvae.storage.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +118,7 @@ def test_a_restarted_worker_goes_on_by_itself(tmp_path, monkeypatch, capsys):
     options = ["--data", "items.npy", *TINY]
     train.main([*options, "--epochs", "6", "--checkpoint-dir", "straight"])
     stop = iter([False] * 9)
-    monkeypatch.setattr(train.StopSignals, "__call__", lambda self: next(stop, True))
+    monkeypatch.setattr(StopSignals, "__call__", lambda self: next(stop, True))
     train.main([*options, "--epochs", "6"])
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)

@@ -483,7 +483,7 @@ def signalled(monkeypatch, place, number, call):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("when, call", [
-    ("rqvae.recipe.initialization.kmeans", 2), ("rqvae.recipe.nearest_items", 1), ("RqVae.training_step", 8),
+    ("rqvae.recipe.initialization.kmeans", 2), ("rqvae.recipe.presets.nearest_items", 1), ("RqVae.training_step", 8),
     ("RqVae.validation_step", 2), ("rqvae.storage.checkpoint.write_atomically", 3),
 ], ids=["k-means", "neighbours", "training", "validation", "saving"])
 def test_a_signal_saves_and_the_resumed_run_ends_as_a_straight_one(place, monkeypatch, capsys, number, when, call):
@@ -512,7 +512,7 @@ def test_a_signal_in_encoding_leaves_the_old_output_and_nothing_else(place, monk
 
 
 def test_a_signal_while_the_result_is_judged_ends_the_script(place, monkeypatch):
-    signalled(monkeypatch, "train.evaluate_reconstruction", signal.SIGINT, 1)
+    signalled(monkeypatch, "rqvae.cli.train.evaluate_reconstruction", signal.SIGINT, 1)
     assert train.main([*RUN, "--epochs", "1"]) == 130
     load_checkpoint("run/last.ckpt")
 
@@ -704,7 +704,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_place(place, capsys):
 def test_memory_that_does_not_suffice_is_said(capsys, monkeypatch, place):
     def exhausted(*_, **__):
         raise MemoryError
-    monkeypatch.setattr(infer, "batch_inference", exhausted)
+    monkeypatch.setattr("rqvae.cli.infer.batch_inference", exhausted)
     assert "error: out of memory" in refused(infer, ["--ckpt"], capsys, code=1)
 
 

@@ -12,6 +12,7 @@ import torch
 
 import infer
 import train
+from rqvae.cli import infer_options, train_options
 from samples import clustered
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,8 @@ def test_the_python_examples_run(page, folder):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_is_named_exists(page):
-    known = {flag for parser in (train.build_parser(), infer.build_parser()) for flag in parser._option_string_actions}
+    known = {flag for parser in (train_options.build_parser(), infer_options.build_parser())
+             for flag in parser._option_string_actions}
     known |= {"--nproc-per-node", "--max-restarts", "--index-url", "--pairs"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text("utf-8"))) <= known
 

@@ -12,22 +12,21 @@ import numpy as np
 import torch
 
 from bench_ids import measure, show
-from rqvae import recipe
-from rqvae.recipe import assignment
+from rqvae.recipe import assignment, presets
 
 Balanced = assignment.BalancedAssignment
 
 
 def model(**options):
-    return mock.patch.dict(recipe.MODEL, options)
+    return mock.patch.dict(presets.MODEL, options)
 
 
 def assigning(**options):
-    return mock.patch.object(recipe, "BalancedAssignment", functools.partial(Balanced, **options))
+    return mock.patch.object(presets, "BalancedAssignment", functools.partial(Balanced, **options))
 
 
 def constant(**values):
-    return mock.patch.multiple(recipe, **values)
+    return mock.patch.multiple(presets, **values)
 
 
 VARIANTS = {
@@ -48,7 +47,7 @@ VARIANTS = {
     "rotation trick": lambda: model(rotation_trick=True),
     "dead codes restarted": lambda: model(restart_below=0.1),
     "Sinkhorn on the last level": lambda: mock.patch.object(
-        recipe, "BalancedAssignment", lambda *args: assignment.SinkhornAssignment()),
+        presets, "BalancedAssignment", lambda *args: assignment.SinkhornAssignment()),
 }
 
 

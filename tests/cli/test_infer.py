@@ -193,7 +193,7 @@ def test_a_shard_reads_its_own_rows_alone_and_in_slices(trained, monkeypatch, ca
 
 
 def test_how_a_run_split_its_items_is_looked_up_for_a_report_only(trained, monkeypatch):
-    monkeypatch.delattr(infer, "trained_and_held_out")
+    monkeypatch.delattr("rqvae.cli.infer_plan.trained_and_held_out")
     assert infer.main(["--ckpt"]) == 0
 
 

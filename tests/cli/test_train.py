@@ -14,6 +14,7 @@ import torch
 
 import infer
 import train
+from rqvae.cli.console import StopSignals
 from samples import ROOT, TINY, clustered, in_a_process
 from rqvae import RqVae
 from rqvae.storage.checkpoint import load_checkpoint
@@ -101,12 +102,12 @@ def test_resume_finds_the_run_and_its_options_again(features, capsys):
     options = ["--data", features, "--checkpoint-dir", "run", "--val-fraction", "0.2", *TINY]
     train.main([*options, "--epochs", "6", "--checkpoint-dir", "straight"])
     stop = iter([False] * 13)                   # in the third epoch of five batches
-    original = train.StopSignals.__call__
-    train.StopSignals.__call__ = lambda self: setattr(self, "number", signal.SIGINT) or next(stop, True)
+    original = StopSignals.__call__
+    StopSignals.__call__ = lambda self: setattr(self, "number", signal.SIGINT) or next(stop, True)
     try:
         assert train.main([*options, "--epochs", "6"]) == 130
     finally:
-        train.StopSignals.__call__ = original
+        StopSignals.__call__ = original
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == "Stopped by SIGINT; saved. Resume with: python train.py --resume run/last.ckpt"
     assert train.main(shlex.split(said.split("train.py ")[1])) == 0

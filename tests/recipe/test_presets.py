@@ -6,6 +6,7 @@ import torch
 from samples import clustered
 from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
 from rqvae.evaluation import code_statistics
+from rqvae.recipe.presets import WEIGHT_DECAY
 
 SMALL = {**recipe.MODEL, "hidden_dim": [32], "latent_dim": 8, "num_embeddings": 16}
 
@@ -40,7 +41,7 @@ def test_only_the_perceptrons_decay():
     optimizer = recipe.configure_optimizers(model, 100)["optimizer"]
     decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        assert decays[id(parameter)] == (recipe.WEIGHT_DECAY if ".layers." in name else 0), name
+        assert decays[id(parameter)] == (WEIGHT_DECAY if ".layers." in name else 0), name
     assert len(decays) == len(list(model.parameters()))
 
 
