@@ -162,8 +162,7 @@ class RunState:
         loaded = checkpoint.load_checkpoint(path)
         checkpoint.require_training_state(loaded, path)
         extra = loaded.get("rqvae", {})
-        now, then = fingerprint(self.train_loader), extra.get("fingerprint")
-        if now is not None and then is not None and now != then:
+        if not same_data(self.train_loader, extra.get("fingerprint")):
             raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
                              "size or seed differ); give the same data and options, or start a new run")
         self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
@@ -308,6 +307,13 @@ def set_epoch(loader, epoch) -> None:
 def fingerprint(loader):
     """What identifies a loader's data and order, or None where it cannot say."""
     return loader.fingerprint() if hasattr(loader, "fingerprint") else None
+
+
+def same_data(loader, then) -> bool:
+    """Whether a loader gives what one with the fingerprint `then` gave, as far as both can say."""
+    if then is None or fingerprint(loader) in (None, then):
+        return True
+    return hasattr(loader, "sampled_fingerprint") and loader.sampled_fingerprint() == then      # before 1.1
 
 
 def in_epoch(loader):

@@ -111,13 +111,20 @@ class FeatureLoader:
         return self._batches(start * self.batch_size, self._order())
 
     def fingerprint(self) -> str:
-        """Hex digits that tell these batches from others: data, rows, order and batch size."""
+        """Hex digits that tell these batches from others: every number, the rows, order and batch size."""
         if self._fingerprint is None:
-            rows = b"" if self.rows is None else self.rows.numpy().tobytes()
-            order = f"{self.batch_size} {self.seed if self.shuffle else 'in order'}"
-            parts = self.table.fingerprint().encode(), hashlib.sha256(rows).digest(), order.encode()
-            self._fingerprint = hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
+            self._fingerprint = self._identity(self.table.checksum())
         return self._fingerprint
+
+    def sampled_fingerprint(self) -> str:
+        """What checkpoints before 1.1 keep instead, which looked at some of the rows only."""
+        return self._identity(self.table.sampled_fingerprint())
+
+    def _identity(self, content):
+        rows = b"" if self.rows is None else self.rows.numpy().tobytes()
+        order = f"{self.batch_size} {self.seed if self.shuffle else 'in order'}"
+        parts = content.encode(), hashlib.sha256(rows).digest(), order.encode()
+        return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
 
     def at(self, positions) -> torch.Tensor:
         """(B, D) features on the device, of positions 0 to num_rows - 1: a slice or an int64 tensor."""

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from .blocks import array_block, tensor_block
+from .checksums import ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
 from .readers import SUFFIXES, read_features
 
 _CHUNK = 4 * 2**20          # bytes of float32 rows held at once in a pass over a table
 _TOO_LARGE = 1e15           # a sum of 10^8 squares of it, a large batch, nears float32's 3.4e38
-_SAMPLE = 4096              # rows that stand for a table in its fingerprint
+_SAMPLE = 4096              # rows that stood for a table in a fingerprint before 1.1
 _OPEN_FILES = 64            # with more shards than this, none stays open between reads
 _LISTED = 8                 # row numbers in a message
 _SCALE = "scale the features first, to rows of length 1 for example"
@@ -88,6 +89,7 @@ class FeatureTable:
         self.dtype = " and ".join(sorted({block.dtype for block in blocks}))
         self.source = source
         self.item_ids = item_ids
+        self._checksums = BlockChecksums()
 
     def __len__(self):
         return self.shape[0]
@@ -117,7 +119,8 @@ class FeatureTable:
     def check(self, chunk_rows=None, rows=None) -> None:
         """Look at every number, in one pass and in bounded memory.
 
-        Warns of integers, of rows that are all equal, of constant columns and of zero rows.
+        Warns of integers, of rows that are all equal, of constant columns and of zero rows. The `checksum` of
+        these rows costs nothing more afterwards.
 
         Args:
             chunk_rows: rows held at once; unless said, 4 MiB of them.
@@ -130,7 +133,10 @@ class FeatureTable:
         where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
         broken, zero = _Rows(), _Rows()
         lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
+        keep = part.start % ROWS_PER_BLOCK == 0
         for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
+            if keep:
+                self._checksums.add(first, chunk)
             with np.errstate(invalid="ignore"):
                 low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -147,12 +153,29 @@ class FeatureTable:
                              f"overflow float32; {_SCALE}")
         self._warn(where, len(part), np.flatnonzero(lowest == highest), zero)
 
-    def fingerprint(self) -> str:
-        """Hex digits that tell this content from another: shape, dtype and up to 4096 rows.
+    def checksum(self, rows=None) -> str:
+        """32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
 
-        The rows are the first, the last and evenly many between, so a change to a few others of a
-        longer table goes unnoticed. Path and time play no part.
+        Path, time and stored type play no part. Without a pass of its own where `check` has seen the rows.
+
+        Args:
+            rows: a range of row numbers that begins at a multiple of 1024; all unless said.
+
+        Raises:
+            ValueError: the range begins elsewhere.
         """
+        part = range(len(self)) if rows is None else rows
+        if part.start % ROWS_PER_BLOCK:
+            raise ValueError(f"rows begin at {part.start}; a checksum begins at a multiple of {ROWS_PER_BLOCK}")
+        found = self._checksums.of(part, self.shape[1])
+        if found is None:
+            for first, chunk in self._chunks(part, self._chunk_rows()):
+                self._checksums.add(first, chunk)
+            found = self._checksums.of(part, self.shape[1])
+        return found
+
+    def sampled_fingerprint(self) -> str:
+        """What checkpoints before 1.1 keep instead: shape, dtype and up to 4096 rows, evenly spread."""
         numbers = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
         digest = hashlib.blake2b(f"{self.shape} {self.dtype}".encode(), digest_size=16)
         for first in range(0, len(numbers), self._chunk_rows()):

@@ -98,6 +98,9 @@ class NeighbourMixing:
     def fingerprint(self) -> str:
         return f"{self.loader.fingerprint()} mixed {self.reach} {self.seed}"
 
+    def sampled_fingerprint(self) -> str:
+        return f"{self.loader.sampled_fingerprint()} mixed {self.reach} {self.seed}"
+
     def batches_from(self, start):
         """Iterate this epoch without its first `start` batches."""
         epoch = self.loader.epoch

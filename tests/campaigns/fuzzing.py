@@ -81,7 +81,7 @@ def features(folder):
         if table.shape[0] * table.shape[1] < 1e6:
             table.rows(slice(None))
             table.check()
-            table.fingerprint()
+            table.checksum()
     return read
 
 

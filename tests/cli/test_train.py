@@ -17,6 +17,7 @@ import train
 from rqvae.cli.console import StopSignals
 from samples import ROOT, TINY, clustered, in_a_process
 from rqvae import RqVae
+from rqvae.items.tables import FeatureTable
 from rqvae.storage.checkpoint import load_checkpoint
 
 
@@ -137,6 +138,36 @@ def test_resume_on_changed_data_is_refused(features, capsys):
     np.save(features, clustered(200, seed=5).numpy())
     capsys.readouterr()
     assert train.main([*options, "--epochs", "2", "--resume"]) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
+    """Of 6,000 rows 1,000 were others, and none of the 4,096 that were looked at."""
+    monkeypatch.chdir(tmp_path)
+    rows = clustered(6000, 4).numpy()
+    np.save("items.npy", rows)
+    run = ["--data", "items.npy", "--preset", "documented", *TINY, "--batch-size", "1024"]
+    assert train.main([*run, "--epochs", "1"]) == 0
+    kept = np.linspace(0, 5999, 4096).astype(np.int64)
+    others = np.setdiff1d(np.arange(6000), kept)[:1000]
+    rows[others] = rows[others[::-1]]
+    np.save("items.npy", rows)
+    assert train.main([*run, "--epochs", "2", "--resume"]) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_a_run_of_before_1_1_which_kept_a_sample_of_its_rows_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = clustered(300).numpy()
+    np.save("items.npy", rows)
+    for preset in ("documented", "tiger"):
+        run = ["--data", "items.npy", "--preset", preset, *TINY, "--checkpoint-dir", preset]
+        with monkeypatch.context() as earlier:
+            earlier.setattr(FeatureTable, "checksum", FeatureTable.sampled_fingerprint)
+            assert train.main([*run, "--epochs", "1"]) == 0
+        assert train.main([*run, "--epochs", "2", "--resume"]) == 0
+    np.save("items.npy", rows[::-1])
+    assert train.main([*run, "--epochs", "3", "--resume"]) == 2
     assert "was trained on other data" in capsys.readouterr().err
 
 
