@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from .files import describe_content, nearest_names
+from .protocols import in_protocol_2
 
 _WAY_OUT = "use another copy of it, or an earlier one"
 _CHUNK = 1 << 20                # bytes read at once where a record is only checked
@@ -98,8 +99,9 @@ def map_torch_file(path):
 
     A tensor that shows few numbers many times is not refused, as none is copied here.
     """
-    _, asked = _verified(path, copy_data=False)
-    content = _loaded(path, path, asked, "cpu", mmap=True)
+    verified, asked = _verified(path, copy_data=False)
+    content = (_loaded(path, *_verified(path), "cpu") if verified is None
+               else _loaded(path, path, asked, "cpu", mmap=True))
     _settle(content)
     return content
 
@@ -142,11 +144,12 @@ def _loaded(path, source, asked, map_location, mmap=False):
 def _verified_copy(file, copy_data) -> tuple:
     """-> (BytesIO of a zip with the verified records of `file`, set of globals the index names).
 
-    Without `copy_data` the records of tensors are verified as well, in pieces, and left out.
+    Without `copy_data` the records of tensors are verified as well, in pieces, and left out; None comes
+    in place of the zip where torch reads only a copy, whose index is in an older protocol.
     """
     if file.read(4) != b"PK\x03\x04":
         raise CheckpointError(_what_it_is(file))
-    copy, sizes, index = io.BytesIO(), {}, b""
+    copy, sizes, index, readable = io.BytesIO(), {}, b"", True
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as verified:
         entries, names = archive.infolist(), archive.namelist()
         folders = {name[:-len("data.pkl")] for name in names if name.endswith("/data.pkl")}
@@ -171,7 +174,8 @@ def _verified_copy(file, copy_data) -> tuple:
                 raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here "
                                       f"it is {sys.byteorder}); save it again on such a machine")
             if name == "data.pkl":
-                index = record
+                index = in_protocol_2(record, _INDEX_LIMIT)
+                readable, record = index is record, index
             if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
                 sizes[name] = len(record)
                 verified.writestr(zipfile.ZipInfo(f"archive/{name}"), record)
@@ -184,7 +188,7 @@ def _verified_copy(file, copy_data) -> tuple:
         raise CheckpointError(_foreign(foreign))
     _rehearse(index, sizes)
     copy.seek(0)
-    return copy, asked
+    return copy if copy_data or readable else None, asked
 
 
 def _globals_named_in(pickled) -> list:
