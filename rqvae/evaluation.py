@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .collisions import collision_report
 from .functional import perplexity
-from .inference import batch_inference, evaluating, resolve_device
+from .inference import as_input, batch_inference, evaluating, resolve_device
 
 
 def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
@@ -30,12 +30,11 @@ def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
     Raises:
         ValueError: the device is not there, or the loader has no rows.
     """
-    device = resolve_device(device)
-    model.to(device)
+    model.to(resolve_device(device))
     total_mse, total_samples, moments = 0.0, 0, None
     with evaluating(model):
         for batch in dataloader:
-            features = batch["features"].to(device)
+            features = as_input(model, batch["features"])
             reconstructed = model(features).reconstructed
             total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
             total_samples += len(features)

@@ -31,7 +31,7 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         if offset is not None:
             codebook = codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
-        if len(x) <= size:
+        if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
             return _nearest(x, codebook, offset)
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for rows, part in zip(x.split(size), codes.split(size)):
@@ -49,6 +49,8 @@ def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
     In float32 even where the process lets a GPU multiply in TF32, whose 10 bits take other codes.
     """
+    if torch.compiler.is_compiling():       # as it does for more than 25 rows or codes, and for fewer, too
+        return torch.cdist(x, codebook, compute_mode="use_mm_for_euclid_dist")
     if x.device.type == "cpu":
         return torch.cdist(x, codebook)
     set_to, exact = torch.set_float32_matmul_precision, "highest"
@@ -69,8 +71,8 @@ def _harmful_offset(codebook):
     some = codebook[::len(codebook) // 64 or 1]     # an offset that harms is many times the spread: few codes show it
     mean = some.mean(dim=0)
     harmful = 2 * mean.dot(mean) > some.square().sum() / len(some)
-    if codebook.device.type != "cpu":
-        return torch.where(harmful, mean, 0.0)      # to ask would wait for the device
+    if codebook.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.where(harmful, mean, 0.0)      # to ask would wait for the device, and stops torch.export
     return mean if harmful else None
 
 

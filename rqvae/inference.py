@@ -66,7 +66,7 @@ def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
 def chunk_ids(model, rows) -> torch.Tensor:
     """Semantic IDs, on the CPU, of at most ROWS_PER_CHUNK rows, padded so that every call multiplies
     matrices of one shape: libraries round differently for different shapes."""
-    return model.generate_semantic_ids(_padded(rows).to(model_device(model)))[:len(rows)].cpu()
+    return model.generate_semantic_ids(as_input(model, _padded(rows)))[:len(rows)].cpu()
 
 
 def fixed_chunks(batches):
@@ -110,6 +110,11 @@ def evaluating(model):
 def model_device(model) -> torch.device:
     """The device that the model's weights are on."""
     return next(model.parameters()).device
+
+
+def as_input(model, features) -> torch.Tensor:
+    """Features on the device and in the number type of the model's weights, as `fit` gives them to it."""
+    return features.to(next(model.parameters()))
 
 
 def _padded(rows):

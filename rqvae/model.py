@@ -123,9 +123,17 @@ class RqVae(nn.Module):
         features = self.decoder(latents)
         return features * self.feature_scale + self.feature_mean if self.standardize else features
 
-    def decode(self, semantic_ids: torch.Tensor) -> torch.Tensor:
-        """The features that semantic IDs stand for: (B,) or (B, L) int64 -> (B, D)."""
-        return self.reconstruct(self.quantizer.decode(semantic_ids))
+    def decode(self, semantic_ids) -> torch.Tensor:
+        """The features that semantic IDs stand for: (B,) or (B, L) integers -> (B, D).
+
+        An array or a list will do, such as the codes of `load_semantic_ids`; fewer columns decode a prefix,
+        and a suffix behind the model's own is left out.
+        """
+        codebooks = self.quantizer.codebooks
+        codes = torch.as_tensor(semantic_ids, device=codebooks[0].device)
+        if isinstance(self.quantizer, VectorQuantizer) and codes.dim() == 2:
+            codes = codes[:, 0]                     # files of IDs always have columns
+        return self.reconstruct(self.quantizer.decode(codes))
 
     def forward(self, features: torch.Tensor) -> RqVaeOutput:
         """(B, D) -> `RqVaeOutput`, its losses in the squared units of the features."""

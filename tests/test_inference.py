@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from samples import clustered, loader
-from rqvae import RqVae, batch_inference
+from rqvae import (RqVae, batch_inference, evaluate_quantization, evaluate_reconstruction,
+                   evaluate_semantic_ids)
 from rqvae.inference import fixed_chunks, resolve_device
 
 
@@ -62,3 +63,13 @@ def test_a_device_that_does_not_exist_is_answered_with_those_that_do():
         resolve_device("gpu")
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int64])
+def test_features_of_any_number_type_are_judged_and_encoded_as_fit_takes_them(dtype):
+    model, features = RqVae(12, 16, 8, 32, num_quantizers=2), (8 * clustered(100)).to(dtype)
+    plain = features.float()
+    assert torch.equal(batch_inference(model, loader(features), "cpu"), batch_inference(model, loader(plain), "cpu"))
+    for evaluate in (evaluate_reconstruction, evaluate_quantization, evaluate_semantic_ids):
+        assert evaluate(model, loader(features), "cpu") == evaluate(model, loader(plain), "cpu")
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())

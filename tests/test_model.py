@@ -3,12 +3,13 @@
 import inspect
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from samples import clustered
-from rqvae import RqVae
+from rqvae import RqVae, load_semantic_ids, save_semantic_ids
 from rqvae.storage.checkpoint import CheckpointError
 
 
@@ -162,3 +163,30 @@ def test_sizes_that_only_the_file_claims_are_not_allocated(tmp_path):
     save(small(), tmp_path / "m.ckpt", input_dim=10**10)
     with pytest.raises(CheckpointError, match="m.ckpt"):
         RqVae.load_from_checkpoint(tmp_path / "m.ckpt")
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_decode_takes_the_codes_of_a_file(tmp_path, levels):
+    model, features = small(num_quantizers=levels), clustered(30)
+    codes = model.generate_semantic_ids(features)
+    save_semantic_ids(codes, tmp_path / "ids.json")
+    loaded = load_semantic_ids(tmp_path / "ids.json").codes
+    assert torch.equal(model.decode(loaded), model.decode(codes))
+    assert torch.equal(model.decode(loaded.astype("int32").tolist()), model.decode(codes))
+    with_suffix = np.concatenate([loaded, np.zeros((30, 1), int)], axis=1)
+    assert torch.equal(model.decode(with_suffix), model.decode(codes))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_quantizers": 2, "standardize": True, "latent_norm": True}])
+def test_a_program_of_torch_export_gives_the_model_s_ids_for_any_number_of_rows(options):
+    model = small(**options).eval()
+    with torch.no_grad():
+        for codebook in model.quantizer.codebooks:
+            codebook += 30.0                                # far from the origin: the branch that stopped the export
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(model, (clustered(40),), dynamic_shapes=({0: rows},)).module()
+    for count in (1, 7, 40, 3000):
+        features = clustered(count, seed=count)
+        expected = model(features)
+        for found, wanted in zip(program(features), expected):
+            assert torch.equal(found, wanted)

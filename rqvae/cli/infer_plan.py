@@ -68,9 +68,7 @@ def prepare(arguments) -> Job:
     if arguments.save_pretrained:
         refuse_existing(Path(arguments.save_pretrained) / CONFIG_NAME, arguments.overwrite)
         check_writable(arguments.save_pretrained)
-    loaded = load_checkpoint(arguments.ckpt)
-    run_of = loaded.get("rqvae") or {}
-    model = RqVae.load_from_checkpoint(arguments.ckpt)
+    model, run_of = load_model(arguments.ckpt)
     job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt)
     if not job.shard and not job.outputs and arguments.report is None:
         return job
@@ -89,6 +87,17 @@ def prepare(arguments) -> Job:
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
+
+
+def load_model(path) -> tuple:
+    """The model of a checkpoint, or of a folder of `--save-pretrained`, and what is known of its training."""
+    if not Path(path).is_dir():
+        return RqVae.load_from_checkpoint(path), load_checkpoint(path).get("rqvae") or {}
+    if not (Path(path) / CONFIG_NAME).exists():
+        inside = next(iter(sorted(Path(path).glob("*.ckpt"))), "checkpoints/best.ckpt")
+        raise FileNotFoundError(f"{path} is a folder without {CONFIG_NAME}; name a checkpoint, such as {inside}, or a "
+                                "folder of --save-pretrained")
+    return RqVae.from_pretrained(path), {}
 
 
 def prepare_unique(job) -> Job:

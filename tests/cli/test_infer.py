@@ -272,3 +272,17 @@ def test_the_help_lists_every_format_and_says_no_default_twice(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in ("torcheasyrec", "semantic-id", "minionerec-kmeans"))
     assert out.count("(default: 1024)") == 1 and "None)" not in out
+
+
+def test_a_folder_of_save_pretrained_is_a_checkpoint_like_any_other(trained, capsys):
+    assert infer.main(["--ckpt", "--save-pretrained", "model"]) == 0
+    assert infer.main(["--ckpt", "--output", "a.npy"]) == 0
+    assert "does not say what it was trained on; name the items by --data" in refused(["--ckpt", "model"], capsys)
+    assert infer.main(["--ckpt", "model", "--data", "items.npy", "--output", "b.npy", "--report"]) == 0
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+
+
+def test_a_folder_of_something_else_names_the_checkpoint_in_it(trained, capsys):
+    assert refused(["--ckpt", "checkpoints"], capsys) == (
+        "error: checkpoints is a folder without config.json; name a checkpoint, such as checkpoints/best.ckpt, or a "
+        "folder of --save-pretrained")
