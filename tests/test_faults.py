@@ -213,7 +213,7 @@ def test_unusual_features_are_used_and_what_is_doubtful_is_warned_of(name, place
     array, words = UNUSUAL[name]
     np.save("unusual.npy", array)
     capsys.readouterr()
-    assert infer.main(["--ckpt", "--data", "unusual.npy", "--output", "ids.npy"]) == 0
+    assert infer.main(["--ckpt", "--data", "unusual.npy", "--output", "ids.npy", "--unique", "none"]) == 0
     err = capsys.readouterr().err
     assert words in err and ("warning" in err) == bool(words)
     model = RqVae.load_from_checkpoint("checkpoints/best.ckpt")

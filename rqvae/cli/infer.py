@@ -57,12 +57,12 @@ def work(job) -> int:
         taken = job.published.codes if job.published else None
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
     ids = codes if resolution is None else resolution.codes
-    written = write(job, ids) if job.outputs else ""
+    written = write(job, ids, codes) if job.outputs else ""
     if arguments.report is not None:
         judge(job, codes, job.names or table.item_ids, resolution)
     else:
         show(job, codes)
-    if resolution is not None:
+    if resolution is not None and (len(resolution.moved) or arguments.unique):
         cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
         say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
@@ -103,13 +103,19 @@ def write_shard(job, codes) -> int:
     return 0
 
 
-def write(job, codes) -> str:
-    """Write the new IDs, behind the published ones if there are any, in every form that was asked for; says so."""
+def write(job, codes, bare) -> str:
+    """Write the new IDs, behind the published ones if there are any, in every form that was asked for; says so.
+
+    Args:
+        codes: of the new items.
+        bare: the same as the model gives them, for formats that tell apart themselves who shares one.
+    """
     item_ids, names = job.items.dataset.table.item_ids, job.names
     if job.published:
         item_ids, names = labels_beside(job.published, job.arguments.append_to, len(codes), item_ids, names)
         codes = np.concatenate([job.published.codes, codes])
-    paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names)
+    paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names,
+                          bare=None if job.arguments.unique or job.published else bare)
     beside = f", {len(job.published.codes):,} published ones first and unchanged" if job.published else ""
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 

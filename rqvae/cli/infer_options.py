@@ -43,9 +43,11 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                          "a file of that format, or a folder (default: semantic_ids)")
     add("--format", nargs="+", metavar="NAME", help="write the files that other systems read, one or several of the "
                                                     "formats listed below")
-    add("--unique", nargs="?", const="nearest", choices=("nearest", "suffix"),
-        help="give every item an ID of its own: 'nearest' (if nothing is said) moves all but one of the items that "
-             "share an ID to the nearest free one; 'suffix' adds a number to every ID instead")
+    add("--unique", nargs="?", const="nearest", choices=("nearest", "suffix", "none"),
+        help="how every item gets an ID of its own: 'nearest' (the default) moves all but one of the items that share "
+             "an ID to the nearest free one; 'suffix' adds a number to every ID instead; 'none' leaves them as the "
+             "model gives them. Formats that number such items themselves get what the model gives, unless a method is "
+             "named")
     add("--append-to", metavar="FILE", help="IDs (.json, .jsonl, .npy) that are published: --output gets them, "
                                             "unchanged and first, and then unique ones for the new items, which must "
                                             "be named and must not be among them")

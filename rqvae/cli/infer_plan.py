@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ import torch
 from .. import distributed
 from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
-from ..ids.publishing import labels_beside, load_published, plan_outputs, published_method, refuse_existing
+from ..ids.publishing import (NUMBERED, labels_beside, load_published, plan_outputs, published_method,
+                              refuse_existing)
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..model import RqVae
@@ -39,7 +41,7 @@ class Job(NamedTuple):
     outputs: list = ()              # of `plan_outputs`
     shard: Shard = None
     parts: list = None              # the shards to merge
-    method: str = None              # how collisions are resolved
+    method: str = None              # how collisions are resolved; None where they stay
     published: SemanticIds = None
     ids: SemanticIds = None
 
@@ -103,17 +105,27 @@ def load_model(path) -> tuple:
 def prepare_unique(job) -> Job:
     """How collisions shall be resolved, and beside which IDs."""
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
-    method = arguments.unique
+    method = arguments.unique or ("nearest" if wants_unique(job) else "none")
     if arguments.append_to:
         published = load_published(arguments.append_to, sizes)
-        made_by = published_method(published, sizes, method, arguments.append_to)
+        made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         job, method, count = job._replace(published=published), made_by, count + len(published.codes)
         dataset = job.items.dataset
         labels_beside(published, arguments.append_to, len(dataset), dataset.table.item_ids, job.names)
     if method == "nearest" and math.prod(sizes) < count:
-        raise ValueError(f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs; use --unique "
-                         "suffix, or train with more codes or levels")
-    return job._replace(method=method)
+        problem = f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs"
+        if arguments.unique or arguments.append_to:
+            raise ValueError(f"{problem}; use --unique suffix, or train with more codes or levels")
+        warnings.warn(f"{problem}, so each ID gets one more number, as by --unique suffix; train with more codes or "
+                      "levels, or leave them alike by --unique none")
+        method = "suffix"
+    return job._replace(method=None if method == "none" else method)
+
+
+def wants_unique(job) -> bool:
+    """Whether items that share an ID are to be told apart, if nothing is said: always, but where each of the formats
+    asked for does that itself."""
+    return not job.outputs or any(output.format not in NUMBERED for output in job.outputs)
 
 
 def prepare_ids(job) -> Job:

@@ -69,7 +69,7 @@ def refuse_existing(path, overwrite=False) -> None:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
 
 
-def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None) -> list:
+def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None) -> list:
     """Write the IDs in every form; the files written.
 
     Args:
@@ -77,6 +77,7 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None) 
         codes: (N, L) int64, or (N, L+1) with a suffix.
         num_embeddings: K, one for each of the L levels.
         item_ids, names: N texts each, or None.
+        bare: (N, L) the IDs as the model gives them, for the formats in NUMBERED; None for `codes`.
 
     Raises:
         ValueError: a format that counts within collisions would count otherwise than the suffix does.
@@ -89,7 +90,9 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None) 
             written.append(path)
             continue
         table, sizes = codes, list(num_embeddings)
-        if suffix is not None and name in NUMBERED:
+        if bare is not None and name in NUMBERED:
+            table = bare
+        elif suffix is not None and name in NUMBERED:
             table = codes[:, :levels]
             if not np.array_equal(collision_ranks(table)[0], suffix):
                 raise ValueError(f"format {name} counts 0, 1, 2, ... within each collision, but the published suffixes "
@@ -120,9 +123,11 @@ def published_method(published, num_embeddings, wanted, where) -> str:
     """How the published IDs were made unique, and new ones have to be: "nearest" or "suffix".
 
     Raises:
-        ValueError: another method is `wanted` (None for whichever it is).
+        ValueError: another method is `wanted` (None for whichever it is), or none.
     """
     method = "nearest" if published.codes.shape[1] == len(num_embeddings) else "suffix"
+    if wanted == "none":
+        raise ValueError(f"--unique is none, but new items get IDs that no item in {where} has; leave --unique out")
     if wanted not in (None, method):
         has = "without" if method == "nearest" else "with"
         raise ValueError(f"--unique is {wanted}, but the IDs in {where} are {has} a suffix; leave --unique out")

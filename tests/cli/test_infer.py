@@ -36,7 +36,7 @@ def refused(argv, capsys, code=2):
 
 
 def test_one_id_an_item_in_row_order_in_lc_rec_s_form(trained, capsys):
-    assert infer.main(["--ckpt"]) == 0
+    assert infer.main(["--ckpt", "--unique", "none"]) == 0
     index = json.loads(Path("semantic_ids.json").read_text())
     codes = trained.generate_semantic_ids(clustered(200))
     assert list(index) == [str(row) for row in range(200)]
@@ -49,7 +49,7 @@ def test_one_id_an_item_in_row_order_in_lc_rec_s_form(trained, capsys):
 
 @pytest.mark.parametrize("suffix", [".json", ".npy", ".jsonl"])
 def test_every_output_form_holds_the_same_ids(trained, suffix):
-    assert infer.main(["--ckpt", "--output", f"out/ids{suffix}"]) == 0
+    assert infer.main(["--ckpt", "--output", f"out/ids{suffix}", "--unique", "none"]) == 0
     expected = trained.generate_semantic_ids(clustered(200)).numpy()
     assert np.array_equal(load_semantic_ids(f"out/ids{suffix}").codes, expected)
 
@@ -59,7 +59,7 @@ def test_other_feature_files_are_read(trained, suffix):
     rows = clustered(60, seed=3)
     np.savez("new.npz", rows=rows.numpy())
     torch.save(rows, "new.pt")
-    assert infer.main(["--ckpt", "--data", f"new{suffix}", "--output", "ids.npy"]) == 0
+    assert infer.main(["--ckpt", "--data", f"new{suffix}", "--output", "ids.npy", "--unique", "none"]) == 0
     assert np.array_equal(np.load("ids.npy"), trained.generate_semantic_ids(rows).numpy())
 
 
@@ -133,7 +133,10 @@ def test_weights_without_notes_need_the_data_named(trained, capsys):
 
 
 def test_unique_ids_are_written_and_told(trained, capsys):
-    assert infer.main(["--ckpt", "--output", "plain.npy"]) == 0
+    assert infer.main(["--ckpt", "--output", "default.npy"]) == 0
+    assert infer.main(["--ckpt", "--output", "plain.npy", "--unique", "none"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("made unique: collision rate") == 1
     for method, levels in (("nearest", 3), ("suffix", 4)):
         capsys.readouterr()
         assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy"]) == 0
@@ -141,6 +144,8 @@ def test_unique_ids_are_written_and_told(trained, capsys):
         assert unique.shape == (200, levels) and len(np.unique(unique, axis=0)) == 200
         assert "made unique: collision rate" in capsys.readouterr().out
     plain, nearest = np.load("plain.npy"), np.load("nearest.npy")
+    assert np.array_equal(plain, trained.generate_semantic_ids(clustered(200)).numpy())
+    assert np.array_equal(nearest, np.load("default.npy"))
     alone = [row for row in range(200) if (plain == plain[row]).all(axis=1).sum() == 1]
     assert (plain[alone] == nearest[alone]).all() and (np.load("suffix.npy")[:, :3] == plain).all()
 
@@ -149,6 +154,28 @@ def test_more_items_than_ids_are_refused_before_any_work(trained, capsys):
     np.save("many.npy", clustered(513).numpy())
     assert "513 items cannot all differ among 512 possible IDs" in refused(
         ["--ckpt", "--data", "many.npy", "--unique"], capsys)
+
+
+def test_more_items_than_ids_get_a_number_more_where_nothing_was_said(trained, capsys):
+    np.save("many.npy", clustered(513).numpy())
+    assert infer.main(["--ckpt", "--data", "many.npy", "--output", "ids.npy"]) == 0
+    err = capsys.readouterr().err
+    assert "513 items cannot all differ among 512 possible IDs, so each ID gets one more number" in err
+    assert len(np.unique(np.load("ids.npy"), axis=0)) == 513 and np.load("ids.npy").shape == (513, 4)
+
+
+def test_formats_that_number_collisions_get_bare_codes_unless_a_method_is_named(trained):
+    codes = trained.generate_semantic_ids(clustered(200)).numpy()
+    assert infer.main(["--ckpt", "--format", "tiger", "grid", "npy", "--output", "mixed"]) == 0
+    assert infer.main(["--ckpt", "--format", "tiger", "--output", "alone"]) == 0
+    assert infer.main(["--ckpt", "--format", "tiger", "--output", "named", "--unique"]) == 0
+    numbered = np.load("mixed/tiger.npy")
+    assert np.array_equal(numbered[:, :3], codes) and numbered[:, 3].max() > 0
+    assert np.array_equal(torch.load("mixed/grid.pt")[:3].T.numpy(), codes)
+    assert np.array_equal(np.load("alone/tiger.npy"), numbered)
+    unique = np.load("mixed/semantic_ids.npy")
+    assert len(np.unique(unique, axis=0)) == 200
+    assert np.array_equal(np.load("named/tiger.npy"), np.column_stack([unique, np.zeros(200, np.int64)]))
 
 
 def test_new_items_are_added_without_moving_a_published_id(trained, capsys):
@@ -165,6 +192,8 @@ def test_new_items_are_added_without_moving_a_published_id(trained, capsys):
     assert len(set(map(tuple, together.values()))) == 230
     capsys.readouterr()
     assert "--append-to needs the new items" in refused(["--append-to", "pub.json", "--output", "x.json"], capsys)
+    assert "--unique is none, but new items get IDs that no item in all.json has" in refused(
+        [*named, "--unique", "none", "--append-to", "all.json", "--output", "x.json"], capsys)
     assert "are in all.json already" in refused([*named[:4], "--append-to", "all.json", "--output", "x.json"], capsys)
 
 
@@ -174,7 +203,7 @@ def test_parts_merged_are_the_file_of_one_process(tmp_path, monkeypatch):
     assert train.main(["--data", "items.npy", "--epochs", "1", *TINY]) == 0
     for part in ("1/2", "2/2"):
         assert infer.main(["--shard", part, "--output", "a.json"]) == 0
-    for extra, names in (([], "ab"), (["--unique", "suffix", "--overwrite"], "ab")):
+    for extra in ([], ["--unique", "suffix", "--overwrite"], ["--unique", "none", "--overwrite"]):
         assert infer.main(["--merge", "--output", "a.json", *extra]) == 0
         assert infer.main(["--output", "b.json", *extra]) == 0
         assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
@@ -211,7 +240,7 @@ def test_a_report_writes_no_ids_and_tells_trained_from_held_out(trained, capsys)
     assert infer.main(["--ckpt", "--report", "--pairs", "pairs.npy"]) == 0
     out = capsys.readouterr().out
     for words in ("error of the 190 items trained on", "error of the 10 items held out", "level 3: perplexity",
-                  "collision rate", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
+                  "collision rate before", "collision rate after resolving", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
                   "healthy", "first 2 codes"):
         assert words in out, words
     assert not Path("semantic_ids.json").exists()
