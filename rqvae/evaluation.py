@@ -8,16 +8,16 @@ from torch.nn import functional as F
 
 from .collisions import collision_report
 from .functional import perplexity
-from .inference import as_input, batch_inference, evaluating, resolve_device
+from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
 
-def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
+def evaluate_reconstruction(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
     """Reconstruction error over a loader.
 
     Args:
         model: an `RqVae`; moved to `device`, its training mode kept.
-        dataloader: an iterable of {"features": (B, D)}.
-        device: "cuda" (documented), "cpu", "auto", ...
+        dataloader: an iterable of {"features": (B, D)}, or all features as one (N, D) tensor.
+        device: "cuda" (documented), "cpu", "auto", ...; named by nobody, the CPU where there is no CUDA.
 
     Returns:
         mse: the summed squared error divided by the number of *samples*, as documented: D times larger
@@ -33,9 +33,11 @@ def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
     model.to(resolve_device(device))
     total_mse, total_samples, moments = 0.0, 0, None
     with evaluating(model):
-        for batch in dataloader:
-            features = as_input(model, batch["features"])
+        for features in features_of(dataloader):
+            features = as_input(model, features)
             reconstructed = model(features).reconstructed
+            wide = torch.promote_types(torch.promote_types(features.dtype, reconstructed.dtype), torch.float32)
+            features, reconstructed = features.to(wide), reconstructed.to(wide)
             total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
             total_samples += len(features)
             moments = _add_moments(moments, features)
@@ -52,7 +54,7 @@ def evaluate_reconstruction(model, dataloader, device="cuda") -> dict:
     }
 
 
-def evaluate_quantization(model, dataloader, device="cuda") -> dict:
+def evaluate_quantization(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
     """How many codes are used, and how evenly.
 
     Args and errors: as `evaluate_reconstruction`.
@@ -84,7 +86,7 @@ def code_statistics(codes, num_embeddings) -> dict:
     }
 
 
-def evaluate_semantic_ids(model, dataloader, device="cuda") -> dict:
+def evaluate_semantic_ids(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
     """How well the semantic IDs tell items apart.
 
     Args and errors: as `evaluate_reconstruction`.
@@ -100,9 +102,9 @@ def evaluate_semantic_ids(model, dataloader, device="cuda") -> dict:
     groups = []
 
     def noting_groups():
-        for batch in dataloader:
-            groups.append(row_keys(batch["features"]))
-            yield batch
+        for features in features_of(dataloader):
+            groups.append(row_keys(features))
+            yield {"features": features}
 
     codes = batch_inference(model, noting_groups(), device)
     return collision_report(codes, features_groups=torch.cat(groups))

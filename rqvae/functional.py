@@ -21,12 +21,13 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
     Args:
         x: (B, E) floating point.
-        codebook: (K, E), same dtype and device.
+        codebook: (K, E), same device. What is narrower than float32 is widened to it.
 
     Returns:
         (B,) int64, without gradient.
     """
     with torch.no_grad():
+        x, codebook = _precise(x, codebook)
         offset = _harmful_offset(codebook)
         if offset is not None:
             codebook = codebook - offset
@@ -76,6 +77,12 @@ def _harmful_offset(codebook):
     return mean if harmful else None
 
 
+def _precise(x, codebook):
+    """Both in one dtype, float32 at least."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, codebook.dtype), torch.float32)
+    return x.to(dtype), codebook.to(dtype)
+
+
 def straight_through(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
     """The value of `quantized` with the gradient of `z` (Bengio et al., arXiv 1308.3432)."""
     return z + (quantized - z).detach()
@@ -109,7 +116,7 @@ def rotation_trick(z: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
 
 def squared_distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """|x - c|^2 of every row to every code: (B, E), (K, E) -> (B, K)."""
-    return distances(x, codebook).square()
+    return distances(*_precise(x, codebook)).square()
 
 
 def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:

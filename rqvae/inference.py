@@ -4,36 +4,102 @@ Shapes:  N items   D feature width   L levels
 """
 
 import contextlib
-import operator
+import warnings
+from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
 import torch
 
 ROWS_PER_CHUNK = 1024
 
 
+class _Unnamed(str):
+    """The device of a call that names none: CUDA as documented, or the CPU where there is no CUDA."""
+
+
+CUDA_UNLESS_NAMED = _Unnamed("cuda")        # equals "cuda", and is not the "cuda" that a caller writes
+
+
 def resolve_device(device) -> torch.device:
-    """The `torch.device` that a name stands for; only "auto" falls back from CUDA to the CPU.
+    """The `torch.device` that a name stands for, tried out.
+
+    "auto", and where nothing was named, fall back from CUDA to the CPU, the latter with a warning; a device that was
+    named is there or refused.
 
     Raises:
         ValueError: there is no such device here; the message says what there is.
     """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if isinstance(device, _Unnamed) and not count:
+        # From this line whoever calls, so that Python shows it once.
+        warnings.warn("no device was named and there is no CUDA here: this runs on the CPU; device=\"cpu\" says so")
+        return torch.device("cpu")
+    if device is None or device == "auto":
+        return torch.device("cuda" if count else "cpu")
     there = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"device {device!r} is not a device; available here: {there}") from None
+    reason = None
     if found.type == "cuda" and (found.index or 0) >= count:
-        reason = "no CUDA here" if not count else f"{count} CUDA device(s)"
-        raise ValueError(f"device {str(device)!r} was asked for, but there is {reason}; "
-                         f"available here: {there}")
+        reason = "there is no CUDA here" if not count else f"there are {count} CUDA device(s)"
+    elif found.type != "cuda" and (found.index or not _computes(found)):
+        reason = f"there is no {found} here"
+    if reason:
+        raise ValueError(f"device {str(device)!r} was asked for, but {reason}; available here: {there}")
     return found
 
 
-def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
+def _computes(device):
+    """Whether numbers can be had from it; what torch raises where not depends on the kind."""
+    if device.type == "meta":       # torch takes seconds to find out
+        return False
+    try:
+        return torch.ones(1, device=device).add(1).item() == 2
+    except Exception:
+        return False
+
+
+def features_of(batches):
+    """The (B, D) features of each batch.
+
+    Args:
+        batches: an iterable of {"features": (B, D)}, or all features as one tensor or array.
+
+    Raises:
+        ValueError: it yields something else.
+    """
+    if isinstance(batches, (torch.Tensor, np.ndarray)):
+        batches = ({"features": torch.as_tensor(rows)} for rows in _cut(batches))
+    for batch in batches:
+        yield batch_features(batch)
+        batch = None        # held no longer than by who asked
+
+
+def batch_features(batch) -> torch.Tensor:
+    """The features of a batch, (B, D).
+
+    Raises:
+        ValueError: it is not a dict with "features", or these have another form.
+    """
+    if not isinstance(batch, Mapping) or "features" not in batch:
+        found = f"a dict with {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f'the loader yields {found}; a batch must be a dict with "features", (B, D)')
+    features = batch["features"]
+    if isinstance(features, torch.Tensor) and features.dim() == 2:
+        return features
+    found = f"of shape {tuple(features.shape)}" if isinstance(features, torch.Tensor) else f"a {type(features).__name__}"
+    raise ValueError(f'"features" of a batch is {found}; it must be a tensor (B, D): give a DataLoader of the items, or '
+                     "a FeatureLoader of all their features")
+
+
+def _cut(rows):
+    return (rows[first:first + ROWS_PER_CHUNK] for first in range(0, len(rows), ROWS_PER_CHUNK))
+
+
+def batch_inference(model, dataloader, device=CUDA_UNLESS_NAMED) -> torch.Tensor:
     """Semantic IDs of every item of a loader, in order.
 
     Rows are encoded in chunks of one fixed size, whatever the loader's batches are: the IDs do not
@@ -41,8 +107,8 @@ def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
 
     Args:
         model: an `RqVae`; moved to `device`, its training mode kept.
-        dataloader: an iterable of {"features": (B, D)}.
-        device: "cuda" (documented), "cpu", "auto", ...
+        dataloader: an iterable of {"features": (B, D)}, or all features as one (N, D) tensor.
+        device: "cuda" (documented), "cpu", "auto", ...; named by nobody, the CPU where there is no CUDA.
 
     Returns:
         (N,) int64 on the CPU, or (N, L) with more than one level.
@@ -54,7 +120,7 @@ def batch_inference(model, dataloader, device="cuda") -> torch.Tensor:
     keep_freed_memory()
     found = bytearray()     # in one piece: a small tensor for each chunk would fragment the heap
     with evaluating(model):
-        chunks = fixed_chunks(map(operator.itemgetter("features"), dataloader))
+        chunks = fixed_chunks(features_of(dataloader))
         for ids in map(partial(chunk_ids, model), chunks):  # unlike a loop, map holds no chunk
             found.extend(ids.numpy())
     if not found:

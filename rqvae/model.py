@@ -115,8 +115,13 @@ class RqVae(nn.Module):
                              f"(rows, {self.input_dim})")
         if self.standardize:
             features = (features - self.feature_mean) / self.feature_scale
-        latents = self.encoder(features)
+        latents = self.encoder(features.to(self._dtype))
         return F.layer_norm(latents, latents.shape[-1:]) if self.latent_norm else latents
+
+    @property
+    def _dtype(self):
+        """Of the weights: float32, unless somebody called `half`, `bfloat16` or `double`."""
+        return self.quantizer.codebooks[0].dtype
 
     def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
         """Features of quantized latents: (B, E) -> (B, D)."""
@@ -140,7 +145,7 @@ class RqVae(nn.Module):
         return self._quantized(self.encode(features))
 
     def _quantized(self, latents, assign=None):
-        out = self.quantizer(latents.float(), assign)       # float32 under autocast, too
+        out = self.quantizer(latents.to(self._dtype), assign)       # float32 under autocast, too
         unit = self.feature_scale ** 2 if self.standardize else 1
         return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
                            out.embedding_loss * unit, out.encoding_indices)
@@ -152,7 +157,7 @@ class RqVae(nn.Module):
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
-        features = batch["features"]
+        features = batch["features"].to(self._dtype)
         latents = self.encode(features)
         assign = None if self.assign is None else self.assign.of(batch)
         reconstructed, commitment_loss, embedding_loss, semantic_ids = self._quantized(latents, assign)
@@ -169,7 +174,7 @@ class RqVae(nn.Module):
 
     def validation_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; it and its reconstruction part are logged."""
-        features = batch["features"]
+        features = batch["features"].to(self._dtype)
         reconstructed, commitment_loss, embedding_loss, semantic_ids = self(features)
         recon_loss = F.mse_loss(reconstructed, features)
         total_loss = recon_loss + commitment_loss + embedding_loss
@@ -261,8 +266,19 @@ class RqVae(nn.Module):
             raise checkpoint.CheckpointError(f"{path}: {difference}")
 
     @classmethod
+    def _arguments(cls):
+        """Names that the constructor takes, with those that a subclass passes on by `**options`."""
+        names = {}
+        for owner in (owner for owner in cls.__mro__ if "__init__" in vars(owner)):
+            parameters = list(inspect.signature(owner.__init__).parameters.values())[1:]
+            names.update((p.name, None) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        return list(names)
+
+    @classmethod
     def _restore(cls, path, found, state_dict, map_location, strict, overrides):
-        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        known = cls._arguments()
         unknown = sorted(set(overrides) - set(known))
         if unknown:
             raise TypeError(f"{', '.join(unknown)} is not an argument of {cls.__name__}; "

@@ -15,6 +15,7 @@ from .storage import checkpoint
 
 from . import distributed
 from .functional import perplexity
+from .inference import batch_features
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
 
@@ -36,10 +37,7 @@ class RunState:
         self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
         self.notes, self.fused = notes, fused
         model.logged = {}                       # of steps that were made before
-        configured = optimizers or model.configure_optimizers()
-        self.optimizer = configured["optimizer"]
-        self.scheduler = configured["lr_scheduler"]["scheduler"]
-        self.every_step = configured["lr_scheduler"].get("interval") == "step"
+        self.optimizer, self.scheduler, self.every_step = _configured(optimizers or model.configure_optimizers())
         self.monitor = monitor or "val_loss"
         self._fuse()
         self.epoch = self.batch = self.global_step = 0
@@ -77,7 +75,7 @@ class RunState:
         self.batch += 1
         self.global_step += 1
         self.means.add(self.model, batch)
-        if self.every_step:
+        if self.every_step and self.scheduler is not None:
             self.scheduler.step()
 
     def mark(self) -> None:
@@ -99,8 +97,10 @@ class RunState:
         row.update(self.means.values())
         row.update(validation.values())
         row.update(self.means.code_use())
-        if not self.every_step:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(row.get("val_loss", row["train_loss"]))
+        elif self.scheduler is not None and not self.every_step:
+            self.scheduler.step()
         if "val_loss" in row:
             monitored = row[self.monitor]
         else:           # a schedule that runs to its end is best there, whatever the training batches say
@@ -138,7 +138,7 @@ class RunState:
             state_dict=self.model.state_dict(),
             hyper_parameters=self.model.hyper_parameters,
             optimizer_states=[self.optimizer.state_dict()],
-            lr_schedulers=[self.scheduler.state_dict()],
+            lr_schedulers=[] if self.scheduler is None else [self.scheduler.state_dict()],
             progress=checkpoint.Progress(
                 epochs_done=self.epoch,
                 batches_in_epoch=self.batch or self.batches_per_epoch,
@@ -174,7 +174,8 @@ class RunState:
 
     def _take(self, loaded, extra):
         self.optimizer.load_state_dict(loaded["optimizer_states"][0])
-        self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
         self._fuse()
         self.global_step = int(loaded["global_step"])
         if not extra:
@@ -212,6 +213,24 @@ class RunState:
         if self.fused:
             for group in self.optimizer.param_groups:
                 group["fused"], group["foreach"] = True, False
+
+
+def _configured(optimizers):
+    """Optimizer, scheduler or None, and whether that steps with every batch.
+
+    Raises:
+        ValueError: what `configure_optimizers` returned, or `fit` was given, is neither an optimizer nor such a dict.
+    """
+    optimizer = optimizers.get("optimizer") if isinstance(optimizers, dict) else optimizers
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizers is {type(optimizers).__name__} {str(optimizers)[:60]!r}; it must be an optimizer "
+                         'of torch.optim, or {"optimizer": ..., "lr_scheduler": {"scheduler": ...}}')
+    plan = optimizers.get("lr_scheduler") if isinstance(optimizers, dict) else None
+    plan = plan if isinstance(plan, dict) else {"scheduler": plan}
+    every_step = plan.get("interval") == "step"
+    if every_step and isinstance(plan["scheduler"], torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError('a ReduceLROnPlateau follows what an epoch came to; leave out its "interval": "step"')
+    return optimizer, plan.get("scheduler"), every_step
 
 
 class Means:
@@ -285,11 +304,9 @@ def to_device(batch, device) -> dict:
     """The batch with its tensors on `device`, floating point ones as float32.
 
     Raises:
-        ValueError: it is not a dict with "features".
+        ValueError: it is not a dict with "features", (B, D).
     """
-    if not isinstance(batch, dict) or "features" not in batch:
-        found = f"a dict with {', '.join(map(str, batch))}" if isinstance(batch, dict) else type(batch).__name__
-        raise ValueError(f'the loader yields {found}; a batch must be a dict with "features", (B, D)')
+    batch_features(batch)
     return {
         name: value.to(device, torch.float32 if value.is_floating_point() else None, non_blocking=True)
         if isinstance(value, torch.Tensor) else value

@@ -66,8 +66,8 @@ def fit(
         checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `monitor`) and
             `metrics.jsonl`; created if missing. None writes nothing.
         resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning.
-        optimizers: what to use instead of `model.configure_optimizers()`, in its form; with "interval": "step"
-            in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
+        optimizers: what to use instead of `model.configure_optimizers()`, in its form, or an optimizer alone;
+            with "interval": "step" in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
         monitor: which mean over the validation items chooses `best.ckpt`, the lowest one.
         fused: update all weights in one pass; equal to the default but for rounding, and faster.
         amp: multiply matrices in bfloat16 while training; weights, distances and validation stay float32.
@@ -91,6 +91,9 @@ def fit(
     if max_epochs < 0:
         raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
     device = resolve_device(device)
+    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise ValueError("the model's weights are float16, in which the optimizer's steps underflow; train it as "
+                         "model.float(), with amp=True for speed, and call half() afterwards")
     model.to(device)
     keep_freed_memory()
     if compile:

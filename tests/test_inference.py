@@ -1,10 +1,12 @@
 """Items to semantic IDs: the documented loop's results, for every batch size, and no trace left."""
 
+import warnings
+
 import pytest
 import torch
 
 from samples import clustered, loader
-from rqvae import (RqVae, batch_inference, evaluate_quantization, evaluate_reconstruction,
+from rqvae import (FeatureDataset, RqVae, batch_inference, evaluate_quantization, evaluate_reconstruction,
                    evaluate_semantic_ids)
 from rqvae.inference import fixed_chunks, resolve_device
 
@@ -73,3 +75,63 @@ def test_features_of_any_number_type_are_judged_and_encoded_as_fit_takes_them(dt
     for evaluate in (evaluate_reconstruction, evaluate_quantization, evaluate_semantic_ids):
         assert evaluate(model, loader(features), "cpu") == evaluate(model, loader(plain), "cpu")
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "hpu", "xla", "meta", "ipu", "vulkan", "cpu:3", 7])
+def test_a_device_that_cannot_compute_here_is_refused_at_once(name):
+    if str(name) in ("mps", "xpu", "hpu") and getattr(torch, name, None) and getattr(torch, name).is_available():
+        pytest.skip("it is there")
+    with pytest.raises(ValueError, match="available here: auto, cpu"):
+        resolve_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what must be missing")
+def test_where_no_device_is_named_the_cpu_stands_in_for_cuda_and_that_is_said():
+    model, features = RqVae(12, 16, 8, 32), clustered(50)
+    with pytest.warns(UserWarning, match="no device was named and there is no CUDA here"):
+        ids = batch_inference(model, loader(features))
+    assert torch.equal(ids, batch_inference(model, loader(features), "cpu"))
+    for evaluate in (evaluate_reconstruction, evaluate_quantization, evaluate_semantic_ids):
+        with pytest.warns(UserWarning, match="no device was named"):
+            evaluate(model, loader(features))
+        with pytest.raises(ValueError, match="'cuda' was asked for"):
+            evaluate(model, loader(features), "cuda")
+    with warnings.catch_warnings(record=True) as heard:         # Python's own filter: once
+        warnings.simplefilter("default")
+        for _ in range(3):
+            batch_inference(model, loader(features))
+    assert len(heard) == 1
+
+
+def test_all_features_in_one_tensor_do_for_a_loader():
+    model, features = RqVae(12, 16, 8, 32, num_quantizers=2), clustered(2100)
+    expected = batch_inference(model, loader(features), "cpu")
+    for given in (features, features.numpy(), features.double()):
+        assert torch.equal(batch_inference(model, given, "cpu"), expected)
+    assert evaluate_reconstruction(model, features, "cpu")["mse"] == pytest.approx(
+        evaluate_reconstruction(model, loader(features), "cpu")["mse"])
+
+
+@pytest.mark.parametrize("given, words", [
+    (lambda rows: rows[0], r'"features" of a batch is of shape \(12,\)'),
+    (lambda rows: [rows], "the loader yields Tensor; a batch must be a dict"),
+    (lambda rows: FeatureDataset(rows), r"of shape \(12,\); it must be a tensor \(B, D\): give a DataLoader"),
+    (lambda rows: [{"features": rows.numpy()}], '"features" of a batch is a ndarray'),
+    (lambda rows: torch.utils.data.TensorDataset(rows), "the loader yields tuple"),
+])
+def test_what_is_no_loader_is_told_in_one_sentence(given, words):
+    for use in (batch_inference, evaluate_reconstruction, evaluate_semantic_ids):
+        with pytest.raises(ValueError, match=words):
+            use(RqVae(12, 16, 8, 32), given(clustered(10)), "cpu")
+
+
+@pytest.mark.parametrize("dtype, same", [(torch.float64, 1), (torch.bfloat16, 0.95), (torch.float16, 0.98)])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_models_of_other_precision_encode_what_the_float32_model_does(dtype, same, levels):
+    model, features = RqVae(12, 16, 8, 32, num_quantizers=levels, standardize=True), clustered(400)
+    expected = batch_inference(model, features, "cpu").reshape(400, -1)[:, 0]
+    error = evaluate_reconstruction(model, features, "cpu")["mse"]
+    model.to(dtype)
+    ids = batch_inference(model, features, "cpu").reshape(400, -1)[:, 0]
+    assert (ids == expected).float().mean() >= same
+    assert evaluate_reconstruction(model, features, "cpu")["mse"] == pytest.approx(error, rel=0.02)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from samples import clustered
-from rqvae import RqVae, load_semantic_ids, save_semantic_ids
+from samples import clustered, loader
+from rqvae import RqVae, fit, load_semantic_ids, save_semantic_ids
 from rqvae.storage.checkpoint import CheckpointError
 
 
@@ -190,3 +190,23 @@ def test_a_program_of_torch_export_gives_the_model_s_ids_for_any_number_of_rows(
         expected = model(features)
         for found, wanted in zip(program(features), expected):
             assert torch.equal(found, wanted)
+
+
+class _Sparse(RqVae):
+    """A subclass as a user writes one: one argument of its own, the others passed on."""
+
+    def __init__(self, weight=0.5, **options):
+        super().__init__(**options)
+        self.weight = weight
+        self.hyper_parameters["weight"] = weight
+
+
+def test_a_subclass_that_passes_options_on_comes_back_from_its_files(tmp_path):
+    model = _Sparse(weight=0.25, input_dim=12, hidden_dim=16, latent_dim=8, num_embeddings=32, num_quantizers=2)
+    fit(model, loader(clustered(50)), max_epochs=1, device="cpu", progress=False, checkpoint_dir=tmp_path)
+    model.save_pretrained(tmp_path / "folder")
+    for loaded in (_Sparse.load_from_checkpoint(tmp_path / "last.ckpt"), _Sparse.from_pretrained(tmp_path / "folder")):
+        assert loaded.weight == 0.25 and loaded.hyper_parameters == model.hyper_parameters
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(TypeError, match="wight is not an argument of _Sparse; there are weight, input_dim"):
+        _Sparse.from_pretrained(tmp_path / "folder", wight=1)

@@ -400,3 +400,41 @@ def test_our_file_needs_no_allow_list(tmp_path):
     found = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert sorted(found) == sorted(["epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks",
                            "optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters", "rqvae"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_precision_train(dtype):
+    model = RqVae(12, 16, 8, 32, num_quantizers=2).to(dtype)
+    history = fit(model, loader(clustered(200)), max_epochs=4, device="cpu", progress=False)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    with pytest.raises(ValueError, match=r"float16, .* train it as model.float\(\), with amp=True"):
+        fit(model.half(), loader(clustered(200)), max_epochs=1, device="cpu", progress=False)
+
+
+def test_an_optimizer_alone_or_with_any_scheduler_does_and_is_resumed(tmp_path):
+    def configured(kind, model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        step = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        return {"alone": optimizer, "dict": {"optimizer": optimizer},
+                "scheduled": {"optimizer": optimizer, "lr_scheduler": step},
+                "every batch": {"optimizer": optimizer, "lr_scheduler": {"scheduler": step, "interval": "step"}}}[kind]
+
+    for kind, rates in (("alone", [0.1] * 3), ("dict", [0.1] * 3), ("scheduled", [0.1, 0.05, 0.025]),
+                        ("every batch", [0.1 / 4, 0.1 / 16, 0.1 / 64])):
+        def run(epochs, folder, model=None, kind=kind, **options):
+            torch.manual_seed(0)
+            model = RqVae(12, 16, 8, 32)
+            return model, fit(model, loader(clustered(60)), max_epochs=epochs, device="cpu", progress=False,
+                              optimizers=configured(kind, model), checkpoint_dir=tmp_path / folder, **options)
+        straight, history = run(3, f"{kind} straight")
+        assert [row["lr"] for row in history] == pytest.approx(rates)
+        run(1, kind)
+        resumed, _ = run(3, kind, resume_from=tmp_path / kind / "last.ckpt")
+        assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in straight.state_dict().items())
+
+
+def test_what_is_no_optimizer_is_told():
+    for given in ("adam", {"lr_scheduler": None}, [1]):
+        with pytest.raises(ValueError, match="it must be an optimizer of torch.optim, or {"):
+            fit(RqVae(12, 16, 8, 32), loader(clustered(20)), max_epochs=1, device="cpu", optimizers=given)

@@ -98,6 +98,7 @@ def settle(arguments, recorded) -> dict:
         "num_quantizers": ("1 or more", lambda value: value >= 1),
         "latent_dim": ("1 or more", lambda value: value >= 1),
         "commitment_cost": ("0 or more", lambda value: value >= 0),
+        "seed": ("from 0 to 18446744073709551615", lambda value: 0 <= value < 2 ** 64),
     }
     faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
               for name, (rule, holds) in rules.items() if settings.get(name) is not None and not holds(settings[name])]

@@ -78,10 +78,8 @@ class BalancedAssignment:
         self.num_codes = num_codes
         self.steps, self.penalty, self.positions = 0, 0.0, None
         self.prices = torch.zeros(len(quantizer.codebooks), num_codes, device=device)      # (L, K)
-        # Who holds what: prefixes hashed to rows of a table; 8 cells an item make false alarms rare.
-        cells = min(max(8 * num_items, 2**22), 2**26)
-        self.held = torch.zeros(-(-cells // num_codes), num_codes, dtype=torch.int32, device=device)
         self.cell = torch.full((num_items,), -1, device=device)                 # where an item is counted
+        self.held = self._counted()
 
     def of(self, batch):
         """This object, ready for a batch.
@@ -127,8 +125,23 @@ class BalancedAssignment:
         self.steps = int(state["steps"])
         self.prices.copy_(state["prices"])
         self.cell.copy_(state["cell"])
-        cells = self.cell[self.cell >= 0]
-        self.held.zero_().view(-1).index_add_(0, cells, torch.ones_like(cells, dtype=torch.int32))
+        self.held = self._counted()
+
+    def __getstate__(self):
+        """For copies and pickles: without the table, which is large and counted again, and without the last batch."""
+        return {**vars(self), "held": None, "positions": None, "penalty": 0.0}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.held = self._counted()
+
+    def _counted(self):
+        """Who holds what: prefixes hashed to rows of a table; 8 cells an item make false alarms rare."""
+        cells = min(max(8 * len(self.cell), 2**22), 2**26)
+        held = torch.zeros(-(-cells // self.num_codes), self.num_codes, dtype=torch.int32, device=self.cell.device)
+        taken = self.cell[self.cell >= 0]
+        held.view(-1).index_add_(0, taken, torch.ones_like(taken, dtype=torch.int32))
+        return held
 
     def _strength(self):
         return max(0.0, min(1.0, 2 - self.steps / (self.fade * self.total_steps)))

@@ -33,7 +33,7 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     codebook = model.quantizer.codebooks[0]
-    features = features.to(codebook.device, codebook.dtype)
+    features = features.to(codebook.device, torch.promote_types(codebook.dtype, torch.float32))
     _warn_about_few(features, len(codebook))
     if model.standardize:
         model.feature_mean.copy_(features.mean(dim=0))
@@ -42,7 +42,7 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
     if model.encoder.linear is not None:
         model.encoder.linear.weight.copy_(_principal_directions(features, model, generator))
     with evaluating(model):
-        latents = torch.cat([model.encode(rows) for rows in features.split(1024)])      # (N, E)
+        latents = torch.cat([model.encode(rows) for rows in features.split(1024)]).to(features.dtype)      # (N, E)
     if model.decoder.linear is not None:
         model.decoder.linear.weight.copy_(_way_back(latents, _standardized(features, model)))
     keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]

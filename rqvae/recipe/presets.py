@@ -8,7 +8,8 @@ import math
 
 import torch
 
-from ..items.batches import sample_rows
+from ..inference import features_of
+from ..items.batches import FeatureLoader, sample_rows
 from .assignment import BalancedAssignment
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
@@ -75,9 +76,19 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> di
 
 
 def start(model, loader, seed=0) -> None:
-    """Give a new model its starting point, from a sample of the loader's rows."""
+    """Give a new model its starting point, from a sample of the loader's rows.
+
+    Args:
+        model: an `RqVae`.
+        loader: a `FeatureLoader`; or any iterable of {"features": (B, D)}, which is read through, or all features.
+        seed: of the sample, and of what is drawn.
+    """
     wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
-    initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE, seed=seed)
+    if isinstance(loader, FeatureLoader):
+        sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
+    else:
+        sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
+    initialize(model, sample, balance=BALANCE, seed=seed)
 
 
 def training(model, loader, max_epochs, seed=0, *, closed=False):
@@ -90,6 +101,9 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
         seed: of what is drawn.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
     """
+    if not isinstance(loader, FeatureLoader):
+        raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
+                         f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
     model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
     if closed or loader.num_rows < 2 or loader.num_rows * loader.table.shape[1] > MOST_NUMBERS:
         return loader

@@ -134,7 +134,9 @@ def require_training_state(checkpoint, path) -> None:
     """Raise CheckpointError where `checkpoint`, read from `path`, cannot be trained further."""
     needed = {"epoch": int, "global_step": int, "optimizer_states": list, "lr_schedulers": list}
     missing = [key for key, kind in needed.items()
-               if not isinstance(checkpoint.get(key), kind) or checkpoint[key] == []]
+               if not isinstance(checkpoint.get(key), kind)]     # no scheduler is an empty list
+    if checkpoint.get("optimizer_states") == []:
+        missing.append("optimizer_states")
     if missing:
         raise CheckpointError(
             f"{path} holds weights but no optimizer state ({', '.join(missing)} missing), so "

@@ -219,6 +219,12 @@ def test_every_bad_value_is_in_one_message(features, capsys):
         assert f"{flag} is" in message
 
 
+def test_a_seed_that_torch_cannot_take_is_refused(features, capsys):
+    for seed in (str(2 ** 64), "-1"):
+        assert f"--seed is {seed}, must be from 0 to 18446744073709551615" in refused(
+            ["--data", features, "--seed", seed], capsys)
+
+
 def test_an_unknown_flag_is_answered_with_the_closest(capsys):
     assert refused(["--epoch", "3"], capsys) == "error: unknown argument --epoch; did you mean --epochs?"
 

@@ -1,5 +1,7 @@
 """Codes chosen in training: balance, fading prices, and who holds which ID, each by another road."""
 
+import copy
+import pickle
 from collections import Counter
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from samples import clustered
-from rqvae import FeatureLoader, RqVae, fit
+from rqvae import FeatureLoader, RqVae, fit, recipe
 from rqvae.recipe.assignment import BalancedAssignment, SinkhornAssignment
 from rqvae.functional import balancing_potentials
 
@@ -211,3 +213,20 @@ def test_what_is_restored_goes_on_as_if_never_stopped(tmp_path):
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert torch.equal(straight.assign.held, resumed.assign.held)
+
+
+def test_a_model_of_the_recipe_can_be_copied_and_pickled_lightly_and_its_copy_trains_on_alike():
+    features = clustered(300)
+    feeding = FeatureLoader(features, 32, shuffle=True)
+    model = RqVae(12, 16, 8, 32, num_quantizers=2)
+    recipe.start(model, feeding)
+    batches = list(recipe.training(model, feeding, 3))
+    for batch in batches[:4]:
+        model.training_step(batch)
+    weighs = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    assert len(pickle.dumps(model)) < weighs + 30_000
+    twin, other = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    for batch in batches[4:]:
+        losses = [each.training_step(batch).item() for each in (model, twin, other)]
+        assert losses[0] == losses[1] == losses[2]
+    assert torch.equal(model.assign.held, twin.assign.held) and torch.equal(model.assign.held, other.assign.held)

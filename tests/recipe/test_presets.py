@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samples import clustered
+from samples import clustered, loader
 from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
 from rqvae.evaluation import code_statistics
 from rqvae.recipe.presets import WEIGHT_DECAY
@@ -102,3 +102,14 @@ def test_a_closed_catalogue_is_fitted_harder():
 def test_odd_catalogues_train(features):
     model = trained(features, epochs=2)
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_plain_loader_gives_a_starting_point_and_is_named_where_it_does_not_do():
+    features = clustered(300)
+    one, other = RqVae(12, 16, 8, 32, num_quantizers=2), RqVae(12, 16, 8, 32, num_quantizers=2)
+    other.load_state_dict(one.state_dict())
+    recipe.start(one, FeatureLoader(features, 32, shuffle=True))
+    recipe.start(other, loader(features))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    with pytest.raises(ValueError, match=r"needs a FeatureLoader, .* got a DataLoader; make one by FeatureLoader\("):
+        recipe.training(one, loader(features), 1)
