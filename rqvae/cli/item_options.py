@@ -14,10 +14,29 @@ OPTIONS = {
     "split": ("NAME", "which split of --p5 (default: beauty)"),
     "encoder": ("NAME", f"sentence encoder for --texts and --p5 (default: {DEFAULT_ENCODER})"),
 }
+# The arguments of `sources.open_interactions`, in words.
+INTERACTIONS = {
+    "interactions": ("FILE", "what users did with the items, without what validation and test hold out: .json or .jsonl "
+                             "with a list of items for each user, .txt with a line a user, .csv, .tsv or .parquet with a "
+                             "row an event, or .npy with pairs; items by item ID, or by row. With --p5 the training part "
+                             "of its sequences, if nothing is said"),
+    "user_column": ("NAME", "column of --interactions with the user (default: what is called like it)"),
+    "item_column": ("NAME", "column of --interactions with the item (the same)"),
+    "time_column": ("NAME", "column of --interactions with the time (the same; without one the rows are in time order)"),
+}
 
 
 def add_item_options(parser) -> None:
     """Give an `argparse` parser the OPTIONS."""
-    for name, (metavar, words) in OPTIONS.items():
+    _add(parser, OPTIONS)
+
+
+def add_interaction_options(parser) -> None:
+    """Give an `argparse` parser the INTERACTIONS."""
+    _add(parser, INTERACTIONS)
+
+
+def _add(parser, options):
+    for name, (metavar, words) in options.items():
         parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=words,
                             nargs="+" if name == "text_columns" else None)

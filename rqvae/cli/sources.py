@@ -7,6 +7,7 @@ from ..items.amazon_p5 import P5AmazonItemDataset
 from ..items.batches import FeatureDataset, open_features
 from ..items.catalogue import load_stdlib_docs
 from ..items import DEFAULT_ENCODER
+from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
 from ..storage.files import cache_folder
 
@@ -46,6 +47,23 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
         source = "the built-in catalogue (Python's own library: an item a documented function, class or module)"
     rows, width = dataset.table.shape
     return Items(dataset, f"{rows:,} items of {width} features from {source}", places)
+
+
+def open_interactions(table, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,
+                      split=None) -> Interactions:
+    """What users did with the items of `table`, from the file or else from the P5 folder that is named; None for
+    neither.
+
+    Raises:
+        ValueError: a column is named, but no file; and what reading raises.
+    """
+    columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
+    if interactions is not None:
+        return read_interactions(interactions, len(table), table.item_ids, **columns)
+    given = [name for name, value in columns.items() if value is not None]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} needs --interactions")
+    return None if p5 is None else p5_interactions(p5, split or "beauty")
 
 
 def _check_together(places):

@@ -16,6 +16,7 @@ from ..collisions import collision_report
 from ..evaluation import code_statistics, evaluate_reconstruction
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
+from ..items.interactions import Interactions
 from ..model import RqVae
 from ..progress import event_writer_class
 from ..report.text import collapse_advice, summary
@@ -23,8 +24,8 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint, require_train
 from ..storage.files import check_writable, locked, nearest_names
 from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
-from .item_options import OPTIONS
-from .sources import Items, open_items
+from .item_options import INTERACTIONS, OPTIONS
+from .sources import Items, open_interactions, open_items
 from .train_options import DEFAULTS
 
 # What each preset departs from the documented model and training in.
@@ -34,7 +35,7 @@ PRESETS = {
     "closed": recipe.MODEL,
 }
 MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
-RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *MODEL_OPTIONS)         # --resume finds these again
+RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
 
 
 class Job(NamedTuple):
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     resume_from: Path           # None for a new run
     tf32: bool                  # a setting of the process, while it trains
     program: str                # how the user started us
+    interactions: Interactions = None
 
 
 def prepare(arguments) -> Job:
@@ -74,12 +76,15 @@ def prepare(arguments) -> Job:
     items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
     table = items.dataset.table
     table.check()
+    interactions = None
     if settings["preset"] != "documented":
+        named = {name: settings.get(name) for name in (*INTERACTIONS, "p5", "split")}
+        interactions = open_interactions(table, **named)
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard}
-    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program)
+    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions)
 
 
 def settle(arguments, recorded) -> dict:
@@ -100,6 +105,9 @@ def settle(arguments, recorded) -> dict:
         "commitment_cost": ("0 or more", lambda value: value >= 0),
         "seed": ("from 0 to 18446744073709551615", lambda value: 0 <= value < 2 ** 64),
     }
+    if preset == "documented" and settings.get("interactions"):
+        raise ValueError("--interactions does not go with --preset documented, which knows features alone; leave one of "
+                         "them out")
     faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
               for name, (rule, holds) in rules.items() if settings.get(name) is not None and not holds(settings[name])]
     if faults:
@@ -167,6 +175,8 @@ def train(job, stop):
     settings, table = job.settings, job.items.dataset.table
     say(f"Training on {job.items.description}, on {job.device}" + (
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
+    if job.interactions:
+        say(f"and on what {job.interactions.words}")
     train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
     where = {"device": job.device, "share": (distributed.rank(), distributed.world_size())}
     train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],

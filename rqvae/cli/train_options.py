@@ -1,7 +1,7 @@
 """The options of `train`. Needs no torch, so that `--help` answers at once."""
 
 from .console import ArgumentParser
-from .item_options import add_item_options
+from .item_options import add_interaction_options, add_item_options
 
 PRESETS = ("closed", "documented", "tiger")
 DEFAULTS = {"preset": "tiger", "val_fraction": 0.05, "seed": 0}
@@ -13,6 +13,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
         "Without --data, --texts or --p5 it trains on the built-in catalogue."))
     add = parser.add_argument
     add_item_options(parser)
+    add_interaction_options(parser)
     add("--epochs", type=int, help="passes over the items (default: 100; with --preset tiger fewer "
                                    "for more than 3,600 items)")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")

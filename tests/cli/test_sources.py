@@ -10,10 +10,11 @@ import torch
 
 import infer
 import train
-from samples import TINY
+from samples import TINY, clustered
 from rqvae.items import texts
 from rqvae.cli.sources import open_items
 from rqvae.items.texts import DEFAULT_ENCODER
+from rqvae.storage.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -77,3 +78,21 @@ def test_p5_takes_embeddings_made_elsewhere(place):
 def test_options_of_different_sources_are_refused(place, options, words):
     with pytest.raises(ValueError, match=words):
         open_items(**options)
+
+
+def test_interactions_are_opened_by_the_items_ids_and_recorded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("items.npy", clustered(60).numpy())
+    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(60)))
+    Path("taken.csv").write_text("who,item\n" + "".join(f"{row % 7},item-{row}\n" for row in range(60)))
+    named = ["--data", "items.npy", "--item-ids", "ids.txt", "--epochs", "1", *TINY]
+    taken = ["--interactions", "taken.csv", "--user-column", "who"]
+    assert train.main([*named, *taken]) == 0
+    assert "7 users took 60 of 60 items 60 times, in taken.csv, named by item ID" in capsys.readouterr().out
+    notes = load_checkpoint("checkpoints/best.ckpt")["rqvae"]["notes"]
+    assert notes["interactions"] == "taken.csv" and notes["user_column"] == "who"
+    for argv, words in (([*named, *taken[2:]], "--user-column needs --interactions"),
+                        ([*named, *taken, "--preset", "documented"], "--interactions does not go with --preset documented"),
+                        ([*named, "--interactions", "taken.jsn"], "taken.jsn does not exist")):
+        assert train.main([*argv, "--overwrite"]) == 2
+        assert words in capsys.readouterr().err
