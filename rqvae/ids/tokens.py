@@ -1,6 +1,6 @@
-"""Codes <-> the tokens that language models read. Knows no file.
+"""Codes <-> the tokens that language models read, as text and as numbers. Knows no file.
 
-Shapes:  N items   L levels   K codes of a level
+Shapes:  N items   L levels   K codes of a level   E width of their vectors   V tokens   H width of a language model
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import torch
 
 from ..codes import as_codes, level_sizes
 
@@ -105,3 +106,107 @@ def level_offsets(num_embeddings, num_levels) -> np.ndarray:
     Args and errors: as `special_tokens`.
     """
     return np.cumsum([0, *level_sizes(num_embeddings, num_levels)])[:-1]
+
+
+class IdTokens:
+    """Codes <-> the numbers of their tokens in one language model's vocabulary.
+
+    Args:
+        levels: for each level the token numbers of its codes 0, 1, ...: L times (K,) integers.
+    """
+
+    def __init__(self, levels):
+        self.levels = [torch.as_tensor(numbers, dtype=torch.int64) for numbers in levels]
+        self._codes = []                # for each level (its largest number + 2,) the code of a token, or -1
+        for numbers in self.levels:
+            codes = torch.full((int(numbers.max()) + 2,), -1)
+            codes[numbers] = torch.arange(len(numbers))
+            self._codes.append(codes)
+
+    @classmethod
+    def of(cls, tokenizer, num_embeddings, num_levels, style="lcrec") -> IdTokens:
+        """Those of a Hugging Face tokenizer that has them already, such as one that was saved after `add_id_tokens`.
+
+        Args: as `special_tokens`.
+
+        Raises:
+            ValueError: it lacks one.
+        """
+        tokens, known = special_tokens(num_embeddings, num_levels, style), tokenizer.get_vocab()
+        missing = [token for token in tokens if token not in known]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {len(missing)} of {len(tokens)} tokens, such as {missing[0]}; add "
+                             "them by add_id_tokens")
+        bounds = [*level_offsets(num_embeddings, num_levels), sum(level_sizes(num_embeddings, num_levels))]
+        numbers = [known[token] for token in tokens]
+        return cls([numbers[low:high] for low, high in zip(bounds, bounds[1:])])
+
+    def encode(self, codes) -> torch.Tensor:
+        """(N, l) codes of the first l levels -> (N, l) token numbers."""
+        codes = torch.as_tensor(codes, dtype=torch.int64)
+        return torch.stack([numbers.to(codes.device)[column]
+                            for numbers, column in zip(self.levels, codes.unbind(dim=1))], dim=1)
+
+    def decode(self, tokens) -> torch.Tensor:
+        """(N, l) token numbers -> (N, l) codes; -1 for a token that is none of its level's."""
+        tokens = torch.as_tensor(tokens)
+        codes = [known.to(tokens.device)[column.clamp_max(len(known) - 1)]
+                 for known, column in zip(self._codes, tokens.unbind(dim=1))]
+        return torch.stack(codes, dim=1) if codes else tokens
+
+
+def add_id_tokens(tokenizer, model, codebooks, *, suffix_codes=0, style="lcrec", seed=0) -> IdTokens:
+    """Teach a Hugging Face tokenizer and model the tokens of semantic IDs.
+
+    A code's embedding begins where its codebook has it: the vectors of a level, around their mean, are
+    projected to the model's width (turned at random, which keeps distances; onto the directions in which
+    they differ most where the model is narrower), scaled to the spread of the model's own embeddings and
+    put around their mean. Likewise the rows of the output layer, where it has weights of its own.
+
+    Args:
+        tokenizer, model: of transformers; both are changed.
+        codebooks: L times (K, E), `rqvae_model.quantizer.codebooks`.
+        suffix_codes: how many codes a suffix needs, as a level of its own behind them; `codes[:, -1].max() + 1`.
+        style: as in `special_tokens`.
+        seed: of the projection, and of the suffix' embeddings, which no codebook has.
+
+    Returns:
+        The numbers of the new tokens.
+
+    Raises:
+        ValueError: the tokenizer has some of the tokens already.
+    """
+    sizes = [len(codebook) for codebook in codebooks] + [suffix_codes] * (suffix_codes > 0)
+    tokens = special_tokens(sizes, len(sizes), style)
+    known = tokenizer.get_vocab()
+    present = [token for token in tokens if token in known]
+    if present:
+        raise ValueError(f"the tokenizer has {present[0]} already; take the numbers of its tokens by IdTokens.of, or "
+                         "begin with a tokenizer and a model without them")
+    old = len(tokenizer)
+    tokenizer.add_tokens(tokens)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:       # some models have rows to spare
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    numbers = IdTokens.of(tokenizer, sizes, len(sizes), style)
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    for weight in {id(layer.weight): layer.weight for layer in layers if layer is not None}.values():
+        _begin_at(weight.data, numbers.levels, old, codebooks, torch.Generator().manual_seed(seed))
+    return numbers
+
+
+def _begin_at(weight, levels, old, codebooks, generator):
+    """Fill the rows of new tokens in (V, H) from the codebooks; a level more than those from noise."""
+    known = weight[:old].float()
+    mean, width = known.mean(dim=0), weight.shape[1]
+    spread = (known - mean).norm(dim=1).mean()
+    centred = [codebook.detach().to(mean) - codebook.detach().to(mean).mean(dim=0) for codebook in codebooks]
+    narrow = centred[0].shape[1]
+    if narrow <= width:
+        projection = torch.linalg.qr(torch.randn(width, narrow, generator=generator))[0].T         # (E, H)
+    else:
+        projection = torch.linalg.svd(torch.cat(centred).cpu(), full_matrices=False)[2][:width].T
+    for place, numbers in enumerate(levels):
+        vectors = (centred[place] @ projection.to(mean) if place < len(centred)
+                   else torch.randn(len(numbers), width, generator=generator).to(mean))            # (K, H)
+        scale = spread / vectors.norm(dim=1).mean().clamp_min(1e-12)
+        weight[numbers.to(weight.device)] = (mean + vectors * scale).to(weight.dtype)
