@@ -101,7 +101,9 @@ class RunState:
             self.scheduler.step(row.get("val_loss", row["train_loss"]))
         elif self.scheduler is not None and not self.every_step:
             self.scheduler.step()
-        if "val_loss" in row:
+        if self.monitor == "last":
+            monitored = -self.epoch
+        elif "val_loss" in row:
             monitored = row[self.monitor]
         else:           # a schedule that runs to its end is best there, whatever the training batches say
             monitored = -self.epoch if self.every_step else row["train_loss"]

@@ -68,7 +68,8 @@ def fit(
         resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning.
         optimizers: what to use instead of `model.configure_optimizers()`, in its form, or an optimizer alone;
             with "interval": "step" in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
-        monitor: which mean over the validation items chooses `best.ckpt`, the lowest one.
+        monitor: which mean over the validation items chooses `best.ckpt`, the lowest one; "last" is the last epoch
+            instead, whatever they say.
         fused: update all weights in one pass; equal to the default but for rounding, and faster.
         amp: multiply matrices in bfloat16 while training; weights, distances and validation stay float32.
         compile: let `torch.compile` make encoder and decoder faster, for some seconds at the start.

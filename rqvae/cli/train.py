@@ -189,7 +189,7 @@ def train(job, stop):
             recipe.start(job.model, train_loader, settings["seed"])
         steps = settings["epochs"] * len(train_loader)
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
-                   "monitor": "val_recon_loss"}
+                   "monitor": "last" if closed else "val_recon_loss"}     # of new items it knows less with every epoch
         train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
     if job.tf32:
         torch.set_float32_matmul_precision("high")

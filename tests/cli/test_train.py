@@ -91,6 +91,16 @@ def test_a_collapsed_codebook_is_said_in_words(features, capsys):
     assert "WARNING: level 1 has collapsed: 1 of 1024 codes are used" in out and "--preset tiger" in out
 
 
+def test_a_closed_catalogue_keeps_its_last_epoch_though_new_items_fared_better_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("noise.npy", torch.randn(120, 12, generator=torch.Generator().manual_seed(0)).numpy())
+    assert train.main(["--data", "noise.npy", "--preset", "closed", "--epochs", "12", *TINY]) == 0
+    errors = [json.loads(line)["val_recon_loss"] for line in Path("checkpoints/metrics.jsonl").read_text().splitlines()]
+    assert min(errors) < errors[-1]
+    best, last = weights("checkpoints/best.ckpt"), weights("checkpoints/last.ckpt")
+    assert all(torch.equal(best[name], last[name]) for name in last)
+
+
 def test_one_seed_gives_one_result(features):
     for folder, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         train.main(["--data", features, "--epochs", "2", "--checkpoint-dir", folder, "--seed", seed, *TINY])
