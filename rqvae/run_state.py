@@ -179,6 +179,8 @@ class RunState:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
         self._fuse()
+        if extra:       # a file of Lightning's goes on as Lightning would
+            self._change_rate(loaded["hyper_parameters"].get("learning_rate", self.model.learning_rate))
         self.global_step = int(loaded["global_step"])
         if not extra:
             self.epoch = checkpoint.epochs_done(loaded)
@@ -192,6 +194,16 @@ class RunState:
             self.model.assign.load_state_dict(extra["assign"])
         if not self.batch:
             self._set_rng(self.rng)
+
+    def _change_rate(self, before):
+        """Where the model's learning rate is another than the run's was, the run goes on at the model's."""
+        factor = self.model.learning_rate / before
+        if factor == 1:
+            return
+        for group in self.optimizer.param_groups:
+            group.update({name: factor * group[name] for name in ("lr", "initial_lr") if name in group})
+        if hasattr(self.scheduler, "base_lrs"):
+            self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
 
     def _rng(self):
         return {

@@ -39,13 +39,19 @@ class ArgumentParser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
+            near = [known for known in self._option_string_actions if _initials(known) == flag.strip("-")] or \
+                difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
             self.error(f"unknown argument {unknown[0]}; {hint}")
         return found
 
     def error(self, message):
         self.exit(2, f"error: {message}\n")
+
+
+def _initials(flag) -> str:
+    """"lr" of "--learning-rate"."""
+    return "".join(word[:1] for word in flag.strip("-").split("-"))
 
 
 def command(program, verb, *words) -> str:

@@ -16,10 +16,10 @@ from ..ids.publishing import labels_beside, write_outputs
 from ..ids.shards import Shard, merge_shards
 from ..ids.uniqueness import unique_ids
 from ..inference import batch_inference
-from ..report.assessment import assess, is_suffix, resolving_cost
+from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost
 from ..report.page import write_page
 from ..report.picture import write_picture
-from ..report.text import (collapse_advice, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
+from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
                            summary)
 from .console import say
 from .infer_options import DEFAULT_OUTPUT
@@ -124,9 +124,19 @@ def show(job, codes) -> None:
     """The IDs in brief, as the model gives them."""
     statistics = code_statistics(torch.from_numpy(codes), job.model.quantizer.num_embeddings)
     say(summary(statistics, collision_report(codes)))
+    if warn_of_foreign(job, codes):
+        return
     for sentence in collapse_advice(statistics, "train again with --preset tiger, longer, or on more varied items",
                                     items=len(codes)):
         say(f"WARNING: {sentence}")
+
+
+def warn_of_foreign(job, codes) -> bool:
+    """Say so where the features are not what the model knows: training again would not help."""
+    error = foreign_error(job.model, job.items.dataset.table, codes)
+    if error > FOREIGN:
+        say(f"WARNING: {foreign_words(error)}")
+    return error > FOREIGN
 
 
 def judge(job, codes, names, resolution=None) -> None:
@@ -140,6 +150,8 @@ def judge(job, codes, names, resolution=None) -> None:
     size = job.model.quantizer.num_embeddings if job.model else job.arguments.num_embeddings or int(codes.max()) + 1
     measures = assess(codes, size, model=job.model, features=job.items and job.items.dataset.table, before=before,
                       resolved=resolved, split=job.split, pairs=job.pairs)
+    if job.model is not None and job.items is not None:
+        warn_of_foreign(job, codes if before is None else before)
     what = job.items.description if job.items else f"{len(codes):,} items"
     about = f"{what}; {codes.shape[1]} levels of {size:,} codes, {job.title}"
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")

@@ -23,7 +23,7 @@ from ..storage.checkpoint import CONFIG_NAME, load_checkpoint
 from ..storage.files import check_writable
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import OPTIONS
-from .sources import Items, open_items
+from .sources import Items, like_recorded, open_items
 
 
 class Job(NamedTuple):
@@ -166,6 +166,8 @@ def find_items(arguments, notes, device) -> Items:
         if "data" not in notes:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
         given = {name: notes.get(name) if value is None else value for name, value in given.items()}
+    elif notes:
+        given = like_recorded(given, notes, arguments.ckpt)
     return open_items(**given, device=device)
 
 

@@ -1,6 +1,6 @@
 """The options that name items, which both commands offer and a checkpoint records. Needs no torch."""
 
-from ..items import DEFAULT_ENCODER
+from ..items import DEFAULT_ENCODER, SMALL_ENCODER
 
 # The arguments of `sources.open_items`, in words.
 OPTIONS = {
@@ -12,7 +12,8 @@ OPTIONS = {
     "id_column": ("NAME", "column of --texts that holds the item ID"),
     "p5": ("DIR", "folder with P5 Amazon data instead; its items' texts are encoded"),
     "split": ("NAME", "which split of --p5 (default: beauty)"),
-    "encoder": ("NAME", f"sentence encoder for --texts and --p5 (default: {DEFAULT_ENCODER})"),
+    "encoder": ("NAME", f"sentence encoder for --texts and --p5, a name on the Hugging Face hub or a folder (default: "
+                        f"{DEFAULT_ENCODER}, 2.5 GB to fetch once; {SMALL_ENCODER} is 90 MB)"),
 }
 # The arguments of `sources.open_interactions`, in words.
 INTERACTIONS = {

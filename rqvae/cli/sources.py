@@ -31,11 +31,13 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     _check_together(places)
     encoder = encoder or DEFAULT_ENCODER
     if texts is not None:
+        places.update(encoder=encoder, text_columns=text_columns or ["text"])       # what was used, given or not
         read = read_texts(texts, text_columns=text_columns or ["text"], id_column=id_column)
         features = encode_texts_once(read.texts, cache_folder(), Path(texts).stem, encoder, device=device)
         dataset = FeatureDataset(features, item_ids=read.item_ids if item_ids is None else item_ids, names=read.names)
         source = f"{texts}, encoded by {encoder}"
     elif p5 is not None:
+        places.update(split=split or "beauty", encoder=encoder if data is None else None)
         dataset = P5AmazonItemDataset(p5, split or "beauty", features=data, model_name=encoder, device=device)
         source = f"the split {split or 'beauty'} of {p5}"
     elif data is not None:
@@ -64,6 +66,58 @@ def open_interactions(table, *, interactions=None, user_column=None, item_column
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs --interactions")
     return None if p5 is None else p5_interactions(p5, split or "beauty")
+
+
+def like_recorded(given, recorded, where) -> dict:
+    """The options that name items, with what makes vectors out of them as a checkpoint recorded it.
+
+    Args:
+        given: option -> value or None, of this command, which names a source.
+        recorded: the same of the run that wrote the checkpoint.
+        where: the checkpoint, for messages.
+
+    Raises:
+        ValueError: another encoder, other columns, another way to make texts: other vectors than the model's.
+    """
+    given = dict(given)
+    kind, kind_then = (next((name for name in ("texts", "p5") if options.get(name) and not options.get("data")), "data")
+                       for options in (given, recorded))
+    if kind == kind_then == "data":
+        if given.get("key") is None and Path(given["data"]).suffix == Path(recorded.get("data") or "").suffix:
+            given["key"] = recorded.get("key")
+        elif given.get("key") != recorded.get("key") and given["data"] == recorded.get("data"):
+            _refuse("key", given["key"], recorded.get("key"), where)
+        return given
+    if "data" in (kind, kind_then):         # vectors made elsewhere: their width is compared, and their error
+        return given
+    if kind != kind_then:
+        raise ValueError(f"--{kind} does not go with {where}, which was trained on the texts of --{kind_then}: they are put "
+                         f"together in another way; name the items by --{kind_then}, or their features by --data")
+    then = recorded.get("encoder") or DEFAULT_ENCODER
+    if given.get("encoder") is None and then != DEFAULT_ENCODER:
+        raise ValueError(f"{where} was trained on features of the encoder {then}; a file is not believed where it leads to "
+                         f"code or a download, so say it: --encoder {then}")
+    if given.get("encoder") is not None and _plain(given["encoder"]) != _plain(then):
+        _refuse("encoder", given["encoder"], then, where)
+    if kind == "texts":
+        columns = recorded.get("text_columns") or ["text"]
+        if given.get("text_columns") is None:
+            given["text_columns"] = columns
+        elif given["text_columns"] != columns:
+            _refuse("text-columns", " ".join(given["text_columns"]), " ".join(columns), where)
+    return given
+
+
+def _refuse(option, now, then, where):
+    raise ValueError(f"--{option} is {now}, but {where} was trained with {then}: other features, whose IDs would mean "
+                     f"nothing; give --{option} {then}, or train on these")
+
+
+def _plain(encoder):
+    """A folder by its place, a model of the hub by its whole name."""
+    if Path(encoder).exists():
+        return str(Path(encoder).resolve())
+    return encoder if "/" in encoder else f"sentence-transformers/{encoder}"
 
 
 def _check_together(places):

@@ -37,6 +37,10 @@ PRESETS = {
 MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
 RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
 
+# What a run that is resumed was begun with, and keeps.
+KEPT = ("preset", "seed", "val_fraction", "batch_size", "encoder", "text_columns", "split",
+        *(name for name in MODEL_OPTIONS if name != "learning_rate"))
+
 
 class Job(NamedTuple):
     """Everything that `prepare` checked and `run` needs."""
@@ -67,7 +71,7 @@ def prepare(arguments) -> Job:
     if arguments.resume is not None:
         resume_from, recorded = find_run(arguments.resume, folder)
         folder = resume_from.parent
-    settings = settle(arguments, recorded)
+    settings = settle(arguments, recorded, resume_from)
     if resume_from is None and not arguments.overwrite:
         refuse_to_overwrite(folder)
     check_writable(folder)
@@ -87,12 +91,21 @@ def prepare(arguments) -> Job:
     return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions)
 
 
-def settle(arguments, recorded) -> dict:
-    """The options in force: what was given, else what the run recorded, else the preset's, else the defaults."""
+def settle(arguments, recorded, resumed=None) -> dict:
+    """The options in force: what was given, else what the run recorded, else the preset's, else the defaults.
+
+    Args:
+        arguments: of this command.
+        recorded: option -> value, of the run that is resumed.
+        resumed: its checkpoint.
+    """
     given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None}
     preset = {**DEFAULTS, **recorded, **given}["preset"]
+    if given.keys() & {"data", "texts", "p5"}:          # the same items in another place
+        recorded = {name: value for name, value in recorded.items() if name not in ("data", "texts", "p5")}
     if preset == "documented" and len(given.get("hidden_dim", [])) == 1:
         given["hidden_dim"] = given["hidden_dim"][0]            # one width for both layers, as documented
+    refuse_changes(given, recorded, resumed)
     settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
     rules = {
         "epochs": ("0 or more", lambda value: value >= 0),
@@ -113,6 +126,21 @@ def settle(arguments, recorded) -> dict:
     if faults:
         raise ValueError("; ".join(faults))
     return settings
+
+
+def refuse_changes(given, recorded, resumed) -> None:
+    """Name each option that a run cannot change once it has begun."""
+    changed = [name for name in KEPT if given.get(name) is not None and recorded.get(name) is not None
+               and given[name] != recorded[name] and given[name] != [recorded[name]]]
+    if changed:
+        said = "; ".join(f"--{name.replace('_', '-')} is {words(given[name])}, {resumed} was begun with "
+                         f"{words(recorded[name])}" for name in changed)
+        raise ValueError(f"{said}; a run that is resumed keeps that: leave it out, or start a new run in another "
+                         "--checkpoint-dir (--epochs and --learning-rate may change)")
+
+
+def words(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def by_rule(table, settings) -> dict:

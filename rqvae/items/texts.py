@@ -18,8 +18,11 @@ import numpy as np
 import torch
 
 from ..storage.files import describe_content, nearest_names, write_atomically
-from . import DEFAULT_ENCODER
+from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
+
+
+_LONGEST_FIELD = 2**24      # characters of a CSV field; Python's own limit, 2**17, is less than some descriptions have
 
 
 class ItemTexts(NamedTuple):
@@ -150,14 +153,66 @@ def _load_encoder(model_name, device):
         raise ImportError(f"turning texts into features needs sentence-transformers ({error}): "
                           "pip install sentence-transformers, or give a file of embeddings"
                           ) from error
+    where = None if device == "auto" else device
     try:
-        return SentenceTransformer(model_name, device=None if device == "auto" else device)
+        if _kept(model_name):
+            try:            # what is here is taken as it is, and nobody waits for a network
+                return SentenceTransformer(model_name, device=where, local_files_only=True)
+            except OSError:     # a part of it is missing
+                pass
+        _require_hub(model_name)
+        return SentenceTransformer(model_name, device=where)
+    except _NoHub as error:
+        raise ValueError(str(error)) from error
     except Exception as error:      # what it raises depends on the hub client, and on the network
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"the sentence encoder {model_name!r} cannot be loaded on device {device!r} "
             f"({reason}); give the name of a model on the Hugging Face hub, or the folder of one"
         ) from error
+
+
+class _NoHub(Exception):
+    """A model would have to be fetched, and cannot be."""
+
+
+def _kept(model_name) -> bool:
+    """Whether the hub's client has fetched this model before."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    if Path(model_name).exists():
+        return False
+    return any(isinstance(try_to_load_from_cache(_hub_name(model_name), name), str)
+               for name in ("modules.json", "config.json"))
+
+
+def _require_hub(model_name) -> None:
+    """Ask once, for a few seconds: the client itself tries again and again, and then speaks of something else."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        return
+    if Path(model_name).exists():
+        return
+    try:
+        HfApi().model_info(_hub_name(model_name), timeout=5)
+    except Exception as error:          # of the hub's client, or of the network below it
+        if getattr(getattr(error, "response", None), "status_code", None) is not None:
+            reason = f"the Hugging Face hub has no such model for you ({error.response.status_code})"
+        else:
+            reason = "it is not on this machine, and the Hugging Face hub cannot be reached to fetch it"
+        raise _NoHub(f"the sentence encoder {model_name!r} cannot be had: {reason}; give the folder of one, a smaller one "
+                     f"where fetching is slow ({SMALL_ENCODER}, 90 MB), or embeddings made elsewhere by --data") from error
+    if model_name == DEFAULT_ENCODER:
+        print(f"fetching the sentence encoder {model_name}, once: 2.5 GB; --encoder {SMALL_ENCODER} is 90 MB",
+              file=sys.stderr)
+
+
+def _hub_name(model_name):
+    """sentence-transformers takes a bare name for one of its own."""
+    return model_name if "/" in model_name else f"sentence-transformers/{model_name}"
 
 
 def _records(path):
@@ -200,13 +255,24 @@ def _parse_json(text, place):
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
+        if place.endswith(".json") and text.lstrip()[:1] == "{" and "\n{" in text.lstrip():
+            raise ValueError(f"{place} holds a JSON object on each line; name such a file .jsonl, or make it one list "
+                             "of objects") from error
         raise ValueError(f"{place} is not JSON ({error}), it begins with {text[:40]!r}; "
                          "mend or remove it") from error
 
 
 def _csv(path, file):
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    first = file.readline()
+    file.seek(0)
+    other = max(";\t|,", key=first.count)
+    if first.count(other) > 0 == first.count(separator):
+        raise ValueError(f"{path} separates its columns by {other!r}, not by {separator!r}; save it with "
+                         + ("commas" if separator == "," else "tabs")
+                         + (", or name it .tsv" if other == "\t" else ", or name it .csv" if other == "," else ""))
     reader = csv.DictReader(file, delimiter=separator, strict=True)
+    before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         header = reader.fieldnames or []
         if len(set(header)) < len(header):
@@ -218,8 +284,13 @@ def _csv(path, file):
                                  "quotes around text that holds the separator or a line break")
             yield place, record
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise ValueError(f"{path}, after line {reader.line_num}: a field has more than {_LONGEST_FIELD:,} characters, "
+                             "as where a quotation mark is never closed; close it, or shorten the text") from error
         raise ValueError(f"{path}, after line {reader.line_num}: {error}; mend the record there"
                          ) from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _require_columns(path, records, wanted):

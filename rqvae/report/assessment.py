@@ -18,6 +18,7 @@ from ..inference import evaluating, model_device
 from .neighbours import neighbour_quality, shared_prefix_lift
 from .words import percent
 
+FOREIGN = 1.05          # an error from which on features are not what the model knows
 FAIR = 1.5              # what misses its bound by less than this factor is fair
 ROWS_PER_CHUNK = 4096
 
@@ -143,6 +144,22 @@ def decoded(model, codes) -> torch.Tensor:
     codes = torch.as_tensor(codes).to(model_device(model))
     with evaluating(model):
         return model.decode(codes[:, 0] if codes.shape[1] == 1 else codes).cpu()
+
+
+def foreign_error(model, features, codes, most_rows=4096) -> float:
+    """Error of some items' reconstructions, as a share of the variance that the model was trained on where it knows that,
+    else of these items' own. Above 1 the mean would have said more: they are not what the model knows.
+
+    Args:
+        codes: (N, L) int64, before any resolving.
+    """
+    rows = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), most_rows)).round().astype(np.int64))
+    items = features.rows(rows).double()
+    error = (items - decoded(model, codes[rows]).double()).square().mean().item()
+    spread = (items - items.mean(dim=0)).square().mean().item()
+    if model.standardize:
+        spread = model.feature_scale.double().square().item()
+    return error / spread if spread else 0.0
 
 
 def resolving_cost(model, features, before, after, moved) -> float:

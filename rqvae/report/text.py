@@ -127,6 +127,13 @@ def collapse_advice(statistics, advice, *, items=None) -> list:
             f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]
 
 
+def foreign_words(error) -> str:
+    """What an error of `assessment.foreign_error` above FOREIGN means."""
+    return (f"these are other features than the model's: rebuilt from their IDs they miss by {error:.2f} of the variance "
+            "(1 is saying the mean each time), so the IDs mean nothing. Give features of the same encoder, columns and "
+            "scale as in training")
+
+
 def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
     """A few items that share all but the last code (with one level, the code), to be judged by eye.
 

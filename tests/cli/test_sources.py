@@ -96,3 +96,53 @@ def test_interactions_are_opened_by_the_items_ids_and_recorded(tmp_path, monkeyp
                         ([*named, "--interactions", "taken.jsn"], "taken.jsn does not exist")):
         assert train.main([*argv, "--overwrite"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_infer_takes_the_columns_of_the_run_and_refuses_other_vectors(place, capsys):
+    train.main(["--texts", "items.csv", "--text-columns", "title", "--id-column", "sku", "--epochs", "1", *TINY])
+    Path("new.csv").write_text("sku,title,brand\n" + "".join(f"n{n},bad egg {n},x\n" for n in range(9)))
+    new = ["--texts", "new.csv", "--id-column", "sku"]
+    assert infer.main([*new, "--output", "new.json"]) == 0
+    assert place[-1] == DEFAULT_ENCODER and list(json.loads(Path("new.json").read_text()))[0] == "n0"
+    capsys.readouterr()
+    for wrong, words in ((["--text-columns", "brand"], "--text-columns is brand, but checkpoints/best.ckpt was trained with "
+                                                       "title"),
+                         (["--encoder", "other"], f"--encoder is other, but checkpoints/best.ckpt was trained with "
+                                                  f"{DEFAULT_ENCODER}")):
+        assert infer.main([*new, *wrong, "--output", "x.json"]) == 2
+        assert words in capsys.readouterr().err and not Path("x.json").exists()
+    assert infer.main(["--p5", "amazon", "--output", "x.json"]) == 2
+    assert "was trained on the texts of --texts: they are put together in another way" in capsys.readouterr().err
+
+
+def test_an_encoder_that_a_checkpoint_names_is_asked_for_and_not_obeyed(place, capsys):
+    train.main(["--texts", "items.csv", "--text-columns", "title", "--encoder", "mine", "--epochs", "1", *TINY])
+    Path("new.csv").write_text("title\n" + "".join(f"bad egg {n}\n" for n in range(9)))
+    capsys.readouterr()
+    assert infer.main(["--texts", "new.csv", "--output", "new.json"]) == 2
+    assert "trained on features of the encoder mine; " in capsys.readouterr().err
+    assert infer.main(["--texts", "new.csv", "--encoder", "sentence-transformers/mine", "--output", "new.json"]) == 0
+
+
+def test_features_of_another_kind_are_called_that(place, capsys):
+    rows = torch.nn.functional.normalize(torch.randn(300, 8)) + torch.tensor([3.0] + [0.0] * 7)
+    np.save("items.npy", rows.numpy())
+    np.save("other.npy", -rows.numpy())
+    train.main(["--data", "items.npy", "--epochs", "3", *TINY])
+    capsys.readouterr()
+    assert infer.main(["--output", "a.json"]) == 0 and "other features" not in capsys.readouterr().out
+    assert infer.main(["--data", "other.npy", "--output", "b.json"]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING: these are other features than the model's" in out and "train again" not in out
+
+
+def test_the_key_of_the_run_is_taken_and_another_one_of_its_file_refused(place, capsys):
+    rows = torch.randn(300, 8)
+    for name in ("items.npz", "more.npz"):
+        np.savez(name, text=rows.numpy(), image=-rows.numpy())
+    train.main(["--data", "items.npz", "--key", "text", "--epochs", "1", *TINY])
+    assert infer.main(["--output", "a.npy"]) == infer.main(["--data", "more.npz", "--output", "b.npy"]) == 0
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+    capsys.readouterr()
+    assert infer.main(["--data", "items.npz", "--key", "image", "--output", "c.npy"]) == 2
+    assert "--key is image, but checkpoints/best.ckpt was trained with text" in capsys.readouterr().err

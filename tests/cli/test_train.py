@@ -237,6 +237,8 @@ def test_a_seed_that_torch_cannot_take_is_refused(features, capsys):
 
 def test_an_unknown_flag_is_answered_with_the_closest(capsys):
     assert refused(["--epoch", "3"], capsys) == "error: unknown argument --epoch; did you mean --epochs?"
+    assert "did you mean --learning-rate?" in refused(["--lr", "3"], capsys)
+    assert "did you mean --batch-size?" in refused(["--bs", "3"], capsys)
 
 
 @pytest.mark.parametrize("device, words", [
@@ -298,12 +300,28 @@ def test_identical_rows_train_and_are_counted(features, capsys):
     assert "equal" in err and "collision rate: 97.50 %" in out
 
 
-def test_a_checkpoint_of_another_architecture_is_not_resumed(features, capsys):
-    train.main(["--data", features, "--epochs", "1", *TINY])
+@pytest.mark.parametrize("flag, value, was", [
+    ("--num-embeddings", "16", "8"), ("--activation", "relu", "gelu"), ("--preset", "closed", "tiger"), ("--seed", "7", "0"),
+    ("--batch-size", "64", "32"), ("--val-fraction", "0.5", "0.05"), ("--hidden-dim", "32", "16")])
+def test_what_a_resumed_run_cannot_take_is_refused_by_name(features, capsys, flag, value, was):
+    assert train.main(["--data", features, "--epochs", "1", *TINY]) == 0
     capsys.readouterr()
-    code = train.main(["--data", features, "--epochs", "2", "--resume", "--num-embeddings", "16"])
-    assert code == 2
-    assert "num_embeddings is 8 in the file, 16 in the model" in capsys.readouterr().err
+    message = refused(["--epochs", "2", "--resume", flag, value], capsys)
+    assert f"{flag} is {value}, checkpoints/last.ckpt was begun with {was}; a run that is resumed keeps that" in message
+    assert refused(["--resume", flag, value, "--epochs", "-1"], capsys)
+    assert train.main(["--epochs", "2", "--resume", flag, was]) == 0
+
+
+@pytest.mark.parametrize("preset", ["tiger", "documented"])
+def test_the_learning_rate_of_a_resumed_run_takes_effect_and_is_recorded(features, preset):
+    options = ["--data", features, "--epochs", "4", "--preset", preset, *TINY]
+    assert train.main([*options, "--checkpoint-dir", "straight"]) == 0
+    assert train.main([*options, "--checkpoint-dir", "run", "--epochs", "2"]) == 0
+    assert train.main(["--resume", "run/last.ckpt", "--epochs", "4", "--learning-rate", "1e-5"]) == 0
+    one, other = (load_checkpoint(f"{name}/last.ckpt") for name in ("straight", "run"))
+    rates = [[row["lr"] for row in loaded["rqvae"]["history"]] for loaded in (one, other)]
+    assert rates[1][3] == pytest.approx(rates[0][3] * 1e-5 / one["hyper_parameters"]["learning_rate"])
+    assert other["hyper_parameters"]["learning_rate"] == other["rqvae"]["notes"]["learning_rate"] == 1e-5
 
 
 def test_the_help_names_every_option_and_its_default(capsys):

@@ -76,6 +76,8 @@ def encoder(monkeypatch):
 
     module = types.SimpleNamespace(SentenceTransformer=SentenceTransformer)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    monkeypatch.setattr("rqvae.items.texts._kept", lambda name: False)
+    monkeypatch.setattr("rqvae.items.texts._require_hub", lambda name: None)
     return uses
 
 

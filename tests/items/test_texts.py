@@ -1,5 +1,6 @@
 """Item texts: what each kind of file gives, what is refused in which words, and the encoder."""
 
+import csv
 import importlib.util
 import json
 import sys
@@ -140,6 +141,8 @@ class Encoder:
 def package(monkeypatch):
     module = types.SimpleNamespace(SentenceTransformer=Encoder)
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    monkeypatch.setattr("rqvae.items.texts._kept", lambda name: False)
+    monkeypatch.setattr("rqvae.items.texts._require_hub", lambda name: None)
 
 
 def test_texts_are_encoded_in_order_and_in_batches(package):
@@ -190,3 +193,55 @@ def test_a_real_encoder_in_a_folder_tells_soap_from_screws(monkeypatch):
     assert torch.allclose(together[2:3], alone, atol=1e-5)
     cosine = torch.nn.functional.normalize(together) @ torch.nn.functional.normalize(together).T
     assert cosine[0, 2] > cosine[0, 1] + .2 and cosine[1, 3] > cosine[1, 2] + .2
+
+
+@pytest.mark.parametrize("answer, words", [
+    (None, "it is not on this machine, and the Hugging Face hub cannot be reached to fetch it"),
+    (types.SimpleNamespace(status_code=404), r"the Hugging Face hub has no such model for you \(404\)"),
+])
+def test_an_encoder_that_cannot_be_fetched_is_one_sentence_after_one_question(monkeypatch, answer, words):
+    asked = []
+
+    class Hub:
+        def model_info(self, name, timeout):
+            asked.append((name, timeout))
+            error = ConnectionError("Max retries exceeded")
+            error.response = answer
+            raise error
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=Encoder))
+    monkeypatch.setitem(sys.modules, "huggingface_hub",
+                        types.SimpleNamespace(HfApi=Hub, try_to_load_from_cache=lambda *_: None))
+    with pytest.raises(ValueError, match=f"the sentence encoder 'small' cannot be had: {words}; give the folder of one"):
+        encode_texts(["x"], "small")
+    assert asked == [("sentence-transformers/small", 5)]
+
+
+def test_what_the_hub_has_given_before_is_taken_without_asking_it(monkeypatch):
+    def local(name, device, local_files_only=False):
+        assert local_files_only
+        return Encoder(name, device)
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=local))
+    monkeypatch.setattr("rqvae.items.texts._require_hub", lambda name: pytest.fail("it asked"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub",
+                        types.SimpleNamespace(try_to_load_from_cache=lambda name, file: f"/cache/{file}"))
+    assert encode_texts(["one"], "small").tolist() == [[3, 1]]
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("lines.json", '{"text": "a"}\n{"text": "b"}\n', "holds a JSON object on each line; name such a file .jsonl"),
+    ("semi.csv", "id;text\n1;a\n", "separates its columns by ';', not by ','; save it with commas"),
+    ("tabs.csv", "id\ttext\n1\ta\n", "separates its columns by '\\t', not by ','; save it with commas, or name it .tsv"),
+    ("comma.tsv", "id,text\n1,a\n", "not by '\\t'; save it with tabs, or name it .csv"),
+    ("open.csv", 'id,text\n1,"' + "a\n" * 2**23 + "x", "a field has more than 16,777,216 characters, as where a quotation"),
+])
+def test_a_file_of_another_dialect_is_told_what_it_is(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    assert words in refusal(tmp_path / name)
+
+
+def test_a_long_description_is_a_field_like_another(tmp_path):
+    (tmp_path / "long.csv").write_text(f"id,text\n1,{'word ' * 30_000}\n2,b\n")
+    assert len(read_texts(tmp_path / "long.csv", text_columns="text").texts[0]) > 140_000
+    assert csv.field_size_limit() == 131072
