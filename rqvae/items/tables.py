@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -133,17 +134,22 @@ class FeatureTable:
         where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
         broken, zero = _Rows(), _Rows()
         lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
-        keep = part.start % ROWS_PER_BLOCK == 0
-        for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
-            if keep:
-                self._checksums.add(first, chunk)
-            with np.errstate(invalid="ignore"):
-                low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
-            if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
-            suspects = np.flatnonzero(chunk[:, 0] == 0)             # few, so few are read twice
-            zero.add(first, suspects[~chunk[suspects].any(axis=1)])
-            lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
+        with ThreadPoolExecutor(1) as beside:                       # a core that is free takes the checksum over
+            taken = None
+            for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
+                if part.start % ROWS_PER_BLOCK == 0:
+                    if taken:
+                        taken.result()                              # one chunk behind, not more
+                    taken = beside.submit(self._checksums.add, first, chunk)
+                with np.errstate(invalid="ignore"):
+                    low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
+                if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                    broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
+                suspects = np.flatnonzero(chunk[:, 0] == 0)             # few, so few are read twice
+                zero.add(first, suspects[~chunk[suspects].any(axis=1)])
+                lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
+            if taken:
+                taken.result()
         if broken.count:
             raise ValueError(f"{where} has NaN or Inf in {broken.count} of {len(part)} rows "
                              f"({broken}); repair or remove those rows")
