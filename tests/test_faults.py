@@ -23,7 +23,7 @@ import infer
 import train
 from samples import clustered, in_a_process, TINY
 from rqvae import FeatureLoader, RqVae, open_features
-from rqvae.storage import files
+from rqvae.storage import files, locks
 from rqvae.storage.checkpoint import build_checkpoint, load_checkpoint, save_checkpoint
 from rqvae.ids.imports import import_semantic_ids
 from rqvae.items.identifiers import load_item_ids
@@ -682,7 +682,7 @@ def test_a_process_may_take_its_folder_twice_and_gives_it_back_once(tmp_path):
 
 
 def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     with files.locked(tmp_path):
         assert os.listdir(tmp_path) == []
 

@@ -1,70 +1,161 @@
-"""Bytes on disk: atomic writes, and words for what a file looks like. Knows no format of ours.
+"""Bytes to disk: the one place that opens a file for writing. Knows no format of ours.
 
-Every room that writes goes through `write_atomically`, so that no crash, full disk or second writer
-ever leaves half a file behind; every room that reads asks `describe_content` before it complains.
+A file is written beside its place, reaches the disk, and only then takes its name; several files of one command take
+theirs together. No crash, full disk, signal or second writer leaves half a file, or half of a set.
 """
 
 import contextlib
-import difflib
+import contextvars
 import errno
+import json
 import os
-import platform
 import re
 import secrets
+import stat
 import sys
 import time
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:                 # Windows
-    fcntl = None
+from . import locks
+from .locks import locked
+from .words import describe_content, nearest_names, shown
+
+__all__ = ["append_line", "cache_folder", "check_writable", "describe_content", "locked", "nearest_names",
+           "remove_stale_temporaries", "shown", "together", "write_atomically"]
 
 _LOADED = time.time()               # a file older than this is not of this process, whatever its name says
-_held = set()                       # (folder, pid) of the locks of this process
+_YOUNG = 60                         # seconds in which the file of a live process is not touched, locked or not
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
-_LFS = b"version https://git-lfs"
+_RECORD = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.set")
+_LONGEST = 100                      # characters of a name that its temporary file's name repeats
+_RECORD_LIMIT = 2**20               # bytes
+_set = contextvars.ContextVar("files that wait for their names", default=None)
 
 
-def write_atomically(path, write) -> None:
+class _Waiting:
+    """A file that is written beside its place and waits for its name."""
+
+    def __init__(self, path, replace):
+        self.path, self.replace = Path(path), replace
+        self.target = Path(os.path.realpath(path))      # of a link, what it names is replaced
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = _beside(self.target)
+        self.existed = os.path.lexists(self.target)
+        self.old = None                                 # a second name of what was there, until all have theirs
+        self.named = False
+        self.handle = None
+
+    def write(self, write):
+        mode = _mode(self.path, self.target)
+        with open(self.temporary, "xb") as file:
+            locks.lock(file.fileno())                   # who tidies up elsewhere sees that its writer lives
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), mode)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if locks.fcntl is not None:
+                self.handle = os.dup(file.fileno())     # and with it the lock
+
+    def keep_old(self):
+        if self.target.exists():
+            kept = _beside(self.target)
+            with contextlib.suppress(OSError):          # a file system without second names
+                os.link(self.target, kept)
+                self.old = kept
+
+    def take_name(self):
+        if self.replace:
+            os.replace(self.temporary, self.target)
+        else:
+            _give_new_name(self.temporary, self.target)
+        self.named = True
+
+    def give_back(self):
+        with contextlib.suppress(OSError):
+            if self.old:
+                os.replace(self.old, self.target)
+            elif self.named and not self.existed:
+                os.unlink(self.target)
+
+    def leave_nothing(self):
+        for path in filter(None, (self.temporary, self.old)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if self.handle is not None:
+            os.close(self.handle)
+
+
+def write_atomically(path, write, *, replace=True) -> None:
     """Replace `path` by what `write(file)` produces, or leave it exactly as it was.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and only then take the name.
-    The folder is created if missing. Any failure, an interrupt included, removes the temporary file.
+    Inside a `together` block it takes its name at the end of that. The folder is created if missing. Where `path` is
+    a link, what it names is replaced; an old file's mode is kept. Any failure, an interrupt included, leaves no
+    temporary file.
 
     Args:
         path: where the file shall be.
         write: called once with a binary file open for writing.
+        replace: False refuses a file that is there, even if it appears while `write` is at work.
 
     Raises:
         OSError: the disk is full, the folder is read-only, ...; the message names `path`.
+        FileExistsError: it is there and shall not be replaced, or it is a device or a pipe.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    with together():
+        with _naming(path):
+            waiting = _Waiting(path, replace)
+            _set.get().append(waiting)
+            waiting.write(write)
+
+
+@contextlib.contextmanager
+def together():
+    """Every file that is written in this `with` block takes its name at the end of it: all of them, or none.
+
+    The last one is the main file: killed in between, the next command that writes into its folder finishes what was
+    begun there and below. Files in other folders are named before. Blocks inside a block belong to it.
+    """
+    if _set.get() is not None:
+        yield
+        return
+    waiting = []
+    token = _set.set(waiting)
     try:
-        with open(temporary, "xb") as file:
-            _lock(file.fileno())                    # who tidies up elsewhere sees that its writer lives
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save buries it in its own
-        if not isinstance(cause, OSError):
-            raise
-        # numpy's short writes carry no errno
-        reason = cause.strerror or f"it could not be written whole, as on a full disk ({cause})"
-        raise OSError(cause.errno or errno.EIO, reason, str(path)) from error
+        yield
+        if waiting:
+            _name_all(waiting)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    _sync_folder(path.parent)
+        _set.reset(token)
+        for file in waiting:
+            file.leave_nothing()
+
+
+def append_line(path, text) -> None:
+    """Add one line to the end of a file, whole or not at all; nothing of ours follows a link there.
+
+    Raises:
+        OSError: the disk is full, ...; the message names `path`.
+    """
+    with _naming(path):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | locks.NO_LINKS
+        handle = os.open(os.path.realpath(path), flags, 0o666)
+        try:
+            before = os.fstat(handle).st_size
+            line = (text + "\n").encode()
+            try:
+                while line:
+                    line = line[os.write(handle, line):]
+            except BaseException:
+                os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
 
 
 def check_writable(folder) -> None:
     """Make sure, by trying, that files can be written into `folder`, or into the nearest folder above it that
-    exists. Nothing is left behind.
+    exists. Nothing is left behind, and what a killed writer left in `folder` is gone.
 
     Raises:
         OSError: it is a file, read-only, full, ...; the message names it.
@@ -76,9 +167,11 @@ def check_writable(folder) -> None:
             raise FileExistsError
         probe = there / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
         try:
-            probe.write_bytes(b"probe")
+            with open(probe, "xb") as file:
+                file.write(b"probe")
         finally:
             probe.unlink(missing_ok=True)
+        remove_stale_temporaries(folder)
     except FileExistsError:
         raise NotADirectoryError(f"{folder} is a file; name a folder to write into") from None
     except OSError as error:
@@ -86,42 +179,18 @@ def check_writable(folder) -> None:
 
 
 def remove_stale_temporaries(folder) -> None:
-    """Delete the temporary files in `folder` whose writer is no longer alive (kill -9, power loss)."""
+    """Tidy `folder` after writers that were killed: finish a set of files that was taking its names, and delete the
+    temporary files of those that are no longer alive."""
+    for path in Path(folder).glob(".*.set"):
+        match = _RECORD.fullmatch(path.name)
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if match and _abandoned(path, int(match["pid"])):
+                _finish(path)
     for path in Path(folder).glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        with contextlib.suppress(FileNotFoundError):            # another process tidies up, too
+        with contextlib.suppress(OSError):                      # another process tidies up, too
             if match and _abandoned(path, int(match["pid"])):
                 path.unlink()
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """Keep a folder to this process while a `with` block lasts; the kernel ends that with the process, too.
-
-    Process and host stand in `<folder>/.lock`, which is removed at the end. A process that takes a
-    folder again inside its own block keeps it. Where there are no such locks, on Windows and on some
-    network disks, nothing is kept. The folder is created if missing.
-
-    Raises:
-        ValueError: another process has it; the message names that process.
-        OSError: the folder cannot be written; the message names it.
-    """
-    folder = Path(folder)
-    key = os.path.realpath(folder), os.getpid()                 # a forked child is another process
-    if fcntl is None or key in _held:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    handle = _take(path)
-    _held.add(key)
-    try:
-        yield
-    finally:
-        _held.discard(key)
-        with contextlib.suppress(OSError):
-            path.unlink()                                       # while it is still ours
-        os.close(handle)
 
 
 def cache_folder():
@@ -140,47 +209,111 @@ def cache_folder():
     return Path(base, "rqvae")
 
 
-def nearest_names(path) -> str:
-    """`"; did you mean a.npy or b.npy?"`, or a word on the folder when nothing in it is similar."""
-    path = Path(path)
-    folder = path.parent
-    if not folder.is_dir():
-        return f"; the folder {folder} does not exist"
-    names = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(names)}?" if names else f"; nothing in {folder} has a similar name"
+@contextlib.contextmanager
+def _naming(path):
+    """Every failure to write says which file it was."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save buries it in its own
+        if not isinstance(cause, OSError):
+            raise
+        # numpy's short writes carry no errno
+        reason = cause.strerror or f"it could not be written whole, as on a full disk ({cause})"
+        raise OSError(cause.errno or errno.EIO, reason, str(path)) from error
 
 
-def describe_content(path) -> str:
-    """What the file at `path` appears to hold, judged by its first bytes, in words for a message.
+def _beside(path):
+    return path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
-    Returns one of the phrases below, or `"starts with b'...'"` where nothing is recognised.
-    """
-    with open(path, "rb") as file:
-        head = file.read(256)
-    text = head.lstrip().lower()
-    if not head:
-        return "the file is empty"
-    if head.startswith(_LFS):
-        return "this is a Git LFS pointer, not the data itself: run `git lfs pull`"
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "this is an HTML page, probably a login or error page saved by a download"
-    if head.startswith(b"\x93NUMPY"):
-        return "this is a .npy array"
-    if head.startswith(b"PK\x03\x04"):
-        return "this is a zip archive (.npz, .pt and .ckpt files are)"
-    if head.startswith(b"PAR1"):
-        return "this is a Parquet file"
-    if head.startswith(b"\x1f\x8b"):
-        return "this is a gzip file: decompress it first"
-    if head.startswith(b"\x89HDF"):
-        return "this is an HDF5 file"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return "this is a Python pickle, which can run code when it is read, so it is not opened"
-    if not head.strip(b"\x00"):
-        return "the file begins with zeros, as one does that was never fully written"
-    if head[:1] in b"{[":
-        return "this looks like JSON text"
-    return f"starts with {head[:16]!r}"
+
+def _mode(path, target):
+    """The mode of the regular file that is there, or None; anything else is refused."""
+    try:
+        found = os.stat(target).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file", str(path))
+    if not stat.S_ISREG(found):
+        raise FileExistsError(errno.EEXIST, "it is a device or a pipe; name a regular file", str(path))
+    return stat.S_IMODE(found)
+
+
+def _give_new_name(temporary, target):
+    """Rename, but never over a file that is there."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, "it appeared while this was at work, and was left as it is; choose "
+                              "another name, or have it overwritten", str(target)) from None
+    except OSError:                                             # a file system without second names
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "it exists", str(target)) from None
+        os.rename(temporary, target)
+
+
+def _name_all(waiting):
+    """Give all their names; a failure gives back those that were given."""
+    record = None
+    home = waiting[-1].target.parent
+    inside = [file for file in waiting if home in (file.target.parent, *file.target.parent.parents)]
+    order = [*(file for file in waiting if file not in inside), *inside]
+    with locks.naming_in(file.target.parent for file in waiting):
+        try:
+            for file in order:
+                if not file.replace and os.path.lexists(file.target):
+                    _give_new_name(file.temporary, file.target)             # says that it exists
+                if len(waiting) > 1:
+                    file.keep_old()
+            if len(inside) > 1:
+                record = _write_record(home, inside)
+            for file in order:
+                with _naming(file.path):
+                    file.take_name()
+        except BaseException:
+            for file in reversed(order):
+                file.give_back()
+            raise
+        finally:
+            if record:
+                with contextlib.suppress(OSError):
+                    os.unlink(record)
+        for folder in {file.target.parent for file in waiting}:
+            _sync_folder(folder)
+
+
+def _write_record(home, files):
+    """Which temporary file gets which name, on disk before the first of them has it."""
+    temporary = _beside(home / files[-1].target.name)
+    record = temporary.with_suffix(".set")
+    names = [[str(file.temporary.relative_to(home)), str(file.target.relative_to(home))] for file in files]
+    try:
+        with open(temporary, "xb") as file:
+            file.write(json.dumps(names).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, record)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    _sync_folder(home)
+    return record
+
+
+def _finish(record):
+    """Give the names that a writer recorded and was killed over. A record names files of its own folder, no others."""
+    home = Path(os.path.realpath(record.parent))
+    if record.stat().st_size > _RECORD_LIMIT:
+        return
+    with locks.naming_in([home]):
+        for temporary, name in json.loads(record.read_bytes()):
+            source, target = home / temporary, home / name
+            match = _TEMPORARY.fullmatch(source.name)
+            if (match and target.name[:_LONGEST] == match["name"] and source.parent == target.parent
+                    and Path(os.path.realpath(source)) == source and home in source.parents and source.is_file()):
+                os.replace(source, target)
+        record.unlink()
 
 
 def _sync_folder(folder) -> None:
@@ -193,47 +326,24 @@ def _sync_folder(folder) -> None:
             os.close(handle)
 
 
-def _take(path) -> int:
-    """The handle of the lock file, locked."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(handle):
-            holder = os.read(handle, 200).decode(errors="replace") or "another process"
-            os.close(handle)
-            raise ValueError(f"{path.parent} is in use by another run, {holder}; wait for its end, stop it, or "
-                             "choose another folder")
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                break
-        os.close(handle)                                        # its holder removed it in between
-    with contextlib.suppress(OSError):                          # on a full disk the lock holds all the same
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
-    return handle
-
-
-def _lock(handle) -> bool:
-    """Lock an open file until it is closed; False if another process has it."""
-    try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:                                             # a file system without locks
-        pass
-    return True
-
-
 def _abandoned(path, pid) -> bool:
     """Whether nobody writes this temporary file any more.
 
-    The process number tells on one host only, and in a container every run may have the same one; the
-    lock tells wherever the file system has locks.
+    The lock tells wherever the file system has locks. The process number tells on one host only; in a container
+    every run may have the same one, and a long-lived one may have got that of a dead.
     """
-    if _alive(pid) and not (pid == os.getpid() and path.stat().st_mtime < _LOADED - 1):
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
         return False
-    with open(path, "r+b") as file:
-        return _lock(file.fileno())
+    ours = pid == os.getpid() and found.st_mtime < _LOADED - 1
+    if _alive(pid) and not ours and (found.st_mtime > time.time() - _YOUNG or locks.fcntl is None):
+        return False
+    handle = os.open(path, os.O_RDWR | locks.NO_LINKS)
+    try:
+        free = locks.lock(handle)
+        return bool(free) or free is None and (ours or not _alive(pid))
+    finally:
+        os.close(handle)
 
 
 def _alive(pid: int) -> bool:

@@ -1,5 +1,6 @@
 """Bytes on disk: written whole or not at all, and described for what they are."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rqvae.storage.files import (cache_folder, check_writable, describe_content, nearest_names, remove_stale_temporaries,
-                         write_atomically)
+from rqvae.storage.files import (append_line, cache_folder, check_writable, describe_content, nearest_names,
+                                 remove_stale_temporaries, together, write_atomically)
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,178 @@ def test_written_files_have_the_mode_of_ordinary_ones(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def writes(content):
+    return lambda file: file.write(content)
+
+
+def killed_in(tmp_path, script):
+    """Run a script that kills itself with `die()`; what it printed before."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent("""
+        import os, signal, sys
+        from rqvae.storage import files
+        def die(*_, **__):
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        """) + textwrap.dedent(script)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        capture_output=True)
+    assert done.returncode == -9, done.stderr
+    return done.stdout
+
+
+def here(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# ---- a set of files
+
+def test_files_of_a_set_take_their_names_together(tmp_path):
+    for content in (b"old", b"new"):
+        with together():
+            for name in ("side", "below/more", "main"):
+                write_atomically(tmp_path / name, writes(content))
+                assert content == b"old" or (tmp_path / name).read_bytes() == b"old"
+        assert here(tmp_path) == {"side": content, "below/more": content, "main": content}
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("no")])
+def test_a_set_of_which_one_fails_leaves_the_old_set(tmp_path, failure):
+    old = {"side": b"old", "main": b"old"}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fail(file):
+        file.write(b"half")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        with together():
+            write_atomically(tmp_path / "side", writes(b"new"))
+            write_atomically(tmp_path / "third", writes(b"new"))
+            write_atomically(tmp_path / "main", fail)
+    assert here(tmp_path) == old
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_a_name_that_cannot_be_given_gives_back_those_before(tmp_path, monkeypatch, failing):
+    old = {"side": b"old", "main": b"old"}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    calls, replace = [], os.replace
+
+    def refusing(source, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    with pytest.raises(OSError, match="Input/output error"):
+        with together():
+            for name in ("third", "side", "main"):
+                write_atomically(tmp_path / name, writes(b"new"))
+    assert here(tmp_path) == old
+
+
+def test_a_set_whose_writer_is_killed_while_it_names_is_finished_by_the_next(tmp_path):
+    for at in range(1, 5):                              # 1: the record, 2 to 4: the names
+        for name in ("side", "below/more", "main"):
+            write_atomically(tmp_path / name, writes(b"old"))
+        killed_in(tmp_path, f"""
+            replace, calls = os.replace, []
+            def killing(source, target):
+                calls.append(target)
+                die() if len(calls) == {at} else replace(source, target)
+            os.replace = killing
+            with files.together():
+                for name in ("side", "below/more", "main"):
+                    files.write_atomically(name, lambda file: file.write(b"new"))
+            """)
+        remove_stale_temporaries(tmp_path)
+        content = b"old" if at == 1 else b"new"
+        remove_stale_temporaries(tmp_path / "below")
+        assert here(tmp_path) == {"side": content, "below/more": content, "main": content}, at
+
+
+def test_a_forged_record_names_nothing_outside_its_folder(tmp_path):
+    pack, home = tmp_path / "pack", tmp_path / "home"
+    pack.mkdir(), home.mkdir()
+    (home / "precious").write_bytes(b"precious")
+    (pack / "door").symlink_to(home)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    tail = f"{dead.pid}.0123abcd.tmp"
+    (home / f".precious.{tail}").write_bytes(b"evil")
+    (pack / f".precious.{tail}").write_bytes(b"evil")
+    for names in ([[f".precious.{tail}", "../home/precious"]], [[f"door/.precious.{tail}", "door/precious"]],
+                  [[str(home / f".precious.{tail}"), str(home / "precious")]], [["../x"]], {"a": 1}, 7):
+        (pack / f".x.{dead.pid}.0123abcd.set").write_text(json.dumps(names))
+        remove_stale_temporaries(pack)
+        assert (home / "precious").read_bytes() == b"precious"
+
+
+def test_a_file_that_appears_during_the_work_is_not_replaced_unasked(tmp_path):
+    path = tmp_path / "ids.json"
+
+    def meanwhile(file):
+        file.write(b"ours")
+        path.write_bytes(b"theirs")
+
+    with pytest.raises(FileExistsError, match="appeared while this was at work"):
+        write_atomically(path, meanwhile, replace=False)
+    assert here(tmp_path) == {"ids.json": b"theirs"}
+    with pytest.raises(FileExistsError):
+        with together():
+            write_atomically(tmp_path / "side", writes(b"ours"), replace=False)
+            write_atomically(path, writes(b"ours"), replace=False)
+    assert here(tmp_path) == {"ids.json": b"theirs"}
+
+
+# ---- what is there already
+
+def test_a_link_stays_and_what_it_names_is_replaced_with_its_mode(tmp_path):
+    target = tmp_path / "disk" / "real"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    (tmp_path / "out").symlink_to(target)
+    write_atomically(tmp_path / "out", writes(b"new"))
+    assert (tmp_path / "out").is_symlink() and target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o600 and os.listdir(target.parent) == ["real"]
+
+
+def test_a_device_a_pipe_and_a_folder_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "folder", "null"):
+        with pytest.raises(OSError, match="device or a pipe|is a folder"):
+            write_atomically(tmp_path / name, writes(b"new"))
+    assert not Path("/dev/null").is_file() and sorted(os.listdir(tmp_path)) == ["folder", "null", "pipe"]
+
+
+def test_a_very_long_name_is_written_too(tmp_path):
+    write_atomically(tmp_path / ("n" * 250), writes(b"new"))
+    assert os.listdir(tmp_path) == ["n" * 250]
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_line(path, "one")
+    script = """
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        try:
+            files.append_line("metrics.jsonl", "a line that does not fit")
+        except OSError as error:
+            print(error.filename, "|", error.strerror)
+        die()
+    """
+    assert killed_in(tmp_path, script) == "metrics.jsonl | File too large\n"
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+
+
 def test_only_the_leavings_of_dead_writers_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -68,6 +241,27 @@ def test_only_the_leavings_of_dead_writers_are_removed(tmp_path):
         (tmp_path / name).touch()
     remove_stale_temporaries(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
+
+
+def test_what_is_no_file_of_ours_is_never_opened_or_removed(tmp_path):
+    """A link or a pipe that is called like a temporary file of a dead writer."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    names = [f".a.{2**22 + 7}.0123abcd.tmp", f".b.{2**22 + 7}.0123abcd.tmp", f".c.{2**22 + 7}.0123abcd.set"]
+    (tmp_path / names[0]).symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / names[1])
+    os.mkfifo(tmp_path / names[2])
+    remove_stale_temporaries(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [*sorted(names), "precious"]
+
+
+def test_an_old_leaving_goes_though_its_number_is_that_of_a_live_process(tmp_path):
+    leaving = tmp_path / f".last.ckpt.{os.getppid()}.0123abcd.tmp"
+    leaving.touch()
+    remove_stale_temporaries(tmp_path)
+    assert leaving.exists()
+    os.utime(leaving, (1e9, 1e9))
+    remove_stale_temporaries(tmp_path)
+    assert not leaving.exists()
 
 
 def test_a_folder_is_tried_by_writing(tmp_path):

@@ -1,0 +1,78 @@
+"""Words for what a file holds, safe to show. Knows no format of ours.
+
+Whatever a file or a user says passes through `shown` before it stands in a message or a table.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+_LFS = b"version https://git-lfs"
+# What moves the cursor, hides, reorders or forges lines: control characters, marks of direction, separators of lines,
+# invisible marks and tags, and halves of surrogate pairs, which no stream can spell.
+_UNSHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
+                      "\\ufff9-\\ufffb\\U000e0000-\\U000e007f\\ud800-\\udfff]")
+
+
+def shown(words, longest=None) -> str:
+    """`str(words)` in one line that a terminal shows as it stands: what it would obey becomes `\\x1b` and the like.
+
+    Args:
+        longest: characters of it to keep; all unless said.
+    """
+    return _UNSHOWN.sub(_spelled, str(words)[:longest])
+
+
+def shown_lines(words) -> str:
+    """The same for several lines: the line breaks that stand in `words` stay."""
+    return "\n".join(map(shown, str(words).split("\n")))
+
+
+def _spelled(match):
+    return ascii(match[0])[1:-1]
+
+
+def nearest_names(path) -> str:
+    """`"; did you mean a.npy or b.npy?"`, or a word on the folder when nothing in it is similar."""
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; the folder {folder} does not exist"
+    names = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(shown, names))}?" if names else f"; nothing in {folder} has a similar name"
+
+
+def describe_content(path) -> str:
+    """What the file at `path` appears to hold, judged by its first bytes, in words for a message.
+
+    Returns one of the phrases below, or `"starts with b'...'"` where nothing is recognised.
+    """
+    if not os.path.isfile(path):            # to open a pipe is to wait for ever
+        return "this is no regular file"
+    with open(path, "rb") as file:
+        head = file.read(256)
+    text = head.lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if head.startswith(_LFS):
+        return "this is a Git LFS pointer, not the data itself: run `git lfs pull`"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "this is an HTML page, probably a login or error page saved by a download"
+    if head.startswith(b"\x93NUMPY"):
+        return "this is a .npy array"
+    if head.startswith(b"PK\x03\x04"):
+        return "this is a zip archive (.npz, .pt and .ckpt files are)"
+    if head.startswith(b"PAR1"):
+        return "this is a Parquet file"
+    if head.startswith(b"\x1f\x8b"):
+        return "this is a gzip file: decompress it first"
+    if head.startswith(b"\x89HDF"):
+        return "this is an HDF5 file"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        return "this is a Python pickle, which can run code when it is read, so it is not opened"
+    if not head.strip(b"\x00"):
+        return "the file begins with zeros, as one does that was never fully written"
+    if head[:1] in b"{[":
+        return "this looks like JSON text"
+    return f"starts with {head[:16]!r}"

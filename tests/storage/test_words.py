@@ -1,0 +1,23 @@
+"""Words of files and users are shown as they stand, and nothing in them is obeyed."""
+
+import pytest
+
+from rqvae.storage.words import shown, shown_lines
+
+
+@pytest.mark.parametrize("words, expected", [
+    ("Drill 18 V, für große Löcher", "Drill 18 V, für große Löcher"), ("電動ドリル 🔧", "電動ドリル 🔧"),
+    ("می\u200cخواهم", "می\u200cخواهم"),                      # Persian joins by it
+    ("\x1b[2J", "\\x1b[2J"), ("\x1b]0;title\x07", "\\x1b]0;title\\x07"), ("\x9b31m", "\\x9b31m"),
+    ("a\nb", "a\\nb"), ("a\r", "a\\r"), ("a\tb", "a\\tb"), ("a\0b", "a\\x00b"), ("a\u2028b", "a\\u2028b"),
+    ("\u202egpj.exe", "\\u202egpj.exe"), ("\u2066x\u2069", "\\u2066x\\u2069"), ("\ufeffx", "\\ufeffx"),
+    ("\udcff.npy", "\\udcff.npy"), ("\U000e0041", "\\U000e0041"),
+])
+def test_what_a_terminal_would_obey_is_spelled(words, expected):
+    assert shown(words) == expected
+    assert shown(words).isprintable() or "\u200c" in words
+
+
+def test_lines_of_ours_stay_lines():
+    assert shown_lines("one\ntwo\x1b") == "one\ntwo\\x1b"
+    assert shown("abcdef", 3) == "abc"
