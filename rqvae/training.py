@@ -15,7 +15,7 @@ from . import distributed
 from .inference import evaluating, keep_freed_memory, model_device, resolve_device
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
-from .storage.files import remove_stale_temporaries, write_atomically
+from .storage.files import append_line, remove_stale_temporaries, write_atomically
 
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 
@@ -180,12 +180,7 @@ def _prepare(folder, history):
 def _append_line(folder, row):
     if folder is None or distributed.rank():
         return
-    path = folder / "metrics.jsonl"
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:                    # a write that fails does not know its file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    append_line(folder / "metrics.jsonl", json.dumps(row))
 
 
 def _save(run, folder, name):

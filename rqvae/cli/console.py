@@ -16,6 +16,7 @@ import traceback
 import warnings
 
 from .. import __version__
+from ..storage.words import shown, shown_lines
 
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
 RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -46,7 +47,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return found
 
     def error(self, message):
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {shown(message)}\n")
 
 
 def _initials(flag) -> str:
@@ -73,7 +74,7 @@ def run_command(parser, load, argv) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable():
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
         warnings.simplefilter("always", UserWarning)
         try:
             try:
@@ -92,7 +93,7 @@ def run_command(parser, load, argv) -> int:
 def say(*words) -> None:
     """Print a result; when stdout can take no more (nobody reads it, its disk is full), go on in silence."""
     try:
-        print(*words, flush=True)
+        print(*map(shown_lines, words), flush=True)
     except OSError as error:
         _silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
@@ -180,7 +181,7 @@ def _failed(error, code, debug):
         traceback.print_exc()
     message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
     message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {shown(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -96,7 +96,7 @@ def batches(table, rows, size):
 
 def write_shard(job, codes) -> int:
     path = job.shard.path(job.arguments.output or DEFAULT_OUTPUT)
-    save_semantic_ids(codes, path, overwrite=True)
+    save_semantic_ids(codes, path, overwrite=job.arguments.overwrite)
     rows = job.shard.rows(len(job.items.dataset))
     say(f"wrote rows {rows[0]:,} to {rows[-1]:,} to {path}; when all {job.shard.count} parts are there, run the same "
         "command with --merge instead of --shard")
@@ -115,7 +115,8 @@ def write(job, codes, bare) -> str:
         item_ids, names = labels_beside(job.published, job.arguments.append_to, len(codes), item_ids, names)
         codes = np.concatenate([job.published.codes, codes])
     paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names,
-                          bare=None if job.arguments.unique or job.published else bare)
+                          bare=None if job.arguments.unique or job.published else bare,
+                          overwrite=job.arguments.overwrite)
     beside = f", {len(job.published.codes):,} published ones first and unchanged" if job.published else ""
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 

@@ -21,7 +21,7 @@ from ..model import RqVae
 from ..progress import event_writer_class
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
-from ..storage.files import check_writable, locked, nearest_names
+from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
 from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
 from .item_options import INTERACTIONS, OPTIONS
@@ -176,6 +176,7 @@ def find_run(path, folder):
 
 
 def refuse_to_overwrite(folder) -> None:
+    remove_stale_temporaries(folder)
     there = [name for name in ("last.ckpt", "best.ckpt") if (folder / name).exists()]
     if there:
         raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "

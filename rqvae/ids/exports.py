@@ -17,7 +17,7 @@ import torch
 
 from ..codes import as_codes, as_item_ids, as_labels, check_range, level_sizes
 from ..collisions import collision_ranks, id_keys, run_starts
-from ..storage.files import write_atomically
+from ..storage.files import together, write_atomically
 from .files import refuse_existing, write_index
 from .formats import FORMATS
 from .tokens import level_letters, level_offsets, to_tokens
@@ -47,8 +47,7 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
                         names=None, overwrite=False) -> list[Path]:
     """Write semantic IDs in the form that another system reads.
 
-    Files are replaced one by one, each as a whole, the main file last: one that is new has all its
-    others beside it, whatever ended the writing.
+    All files take their names together, the main file last: what ends the writing leaves the old set.
 
     Args:
         codes: (N, L) or (N,) integers. Formats that number the items of a collision do so by
@@ -78,8 +77,9 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
                    as_labels(names, len(codes), "names"))
     plan = _plan(items, format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
-    for path, write in reversed(plan):
-        write_atomically(path, write)
+    with together():
+        for path, write in reversed(plan):
+            write_atomically(path, write, replace=overwrite)
     return [path for path, _ in plan]
 
 

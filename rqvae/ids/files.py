@@ -20,7 +20,7 @@ import numpy as np
 
 from ..codes import as_codes, as_item_ids, as_labels
 from ..collisions import collision_report
-from ..storage.files import describe_content, nearest_names, write_atomically
+from ..storage.files import describe_content, nearest_names, remove_stale_temporaries, write_atomically
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
 from .tokens import from_tokens, level_letters, to_tokens, token_codes
@@ -67,13 +67,13 @@ def save_semantic_ids(codes, path, *, item_ids=None, names=None, overwrite=False
     item_ids = as_item_ids(item_ids, len(codes))
     names = as_labels(names, len(codes), "names")
     if path.suffix == ".npy":
-        write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False))
+        write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False), replace=overwrite)
         return
     level_letters(codes.shape[1])                   # too many levels: said before writing
     if path.suffix == ".json":
-        write_atomically(path, lambda file: write_index(file, codes, item_ids))
+        write_atomically(path, lambda file: write_index(file, codes, item_ids), replace=overwrite)
     else:
-        write_atomically(path, lambda file: _write_lines(file, codes, item_ids, names))
+        write_atomically(path, lambda file: _write_lines(file, codes, item_ids, names), replace=overwrite)
 
 
 def check_output(path, *, overwrite=False) -> Path:
@@ -88,6 +88,8 @@ def check_output(path, *, overwrite=False) -> Path:
 
 def refuse_existing(paths, overwrite) -> None:
     """Raise FileExistsError for the first of `paths` that exists, unless `overwrite`."""
+    for folder in {path.parent for path in paths}:
+        remove_stale_temporaries(folder)            # what a killed writer had begun is finished or gone
     for path in paths:
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; choose another name, or have it overwritten "

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..codes import check_range
 from ..collisions import collision_ranks
+from ..storage.files import remove_stale_temporaries, together
 from .exports import check_export, export_semantic_ids
 from .files import SemanticIds, load_semantic_ids, save_semantic_ids
 from .formats import FORMATS
@@ -65,42 +66,46 @@ def plan_outputs(formats, output, overwrite=False) -> list:
 
 def refuse_existing(path, overwrite=False) -> None:
     """Raise FileExistsError, in the words of a command line, unless the file may be replaced."""
+    remove_stale_temporaries(path.parent)           # what a killed writer had begun is finished or gone
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
 
 
-def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None) -> list:
-    """Write the IDs in every form; the files written.
+def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, overwrite=False) -> list:
+    """Write the IDs in every form, all of them or none; the files written.
 
     Args:
-        outputs: of `plan_outputs`; what exists is replaced.
+        outputs: of `plan_outputs`.
         codes: (N, L) int64, or (N, L+1) with a suffix.
         num_embeddings: K, one for each of the L levels.
         item_ids, names: N texts each, or None.
         bare: (N, L) the IDs as the model gives them, for the formats in NUMBERED; None for `codes`.
+        overwrite: replace what exists.
 
     Raises:
+        FileExistsError: one of the files has appeared since they were planned.
         ValueError: a format that counts within collisions would count otherwise than the suffix does.
     """
     levels, written = len(num_embeddings), []
     suffix = codes[:, levels] if codes.shape[1] > levels else None
-    for name, path in outputs:
-        if name in OWN:
-            save_semantic_ids(codes, path, item_ids=item_ids, names=names, overwrite=True)
-            written.append(path)
-            continue
-        table, sizes = codes, list(num_embeddings)
-        if bare is not None and name in NUMBERED:
-            table = bare
-        elif suffix is not None and name in NUMBERED:
-            table = codes[:, :levels]
-            if not np.array_equal(collision_ranks(table)[0], suffix):
-                raise ValueError(f"format {name} counts 0, 1, 2, ... within each collision, but the published suffixes "
-                                 "leave some out; choose another format")
-        elif suffix is not None:
-            sizes.append(int(suffix.max()) + 1)
-        written += export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
-                                       overwrite=True)
+    with together():
+        for name, path in outputs:
+            if name in OWN:
+                save_semantic_ids(codes, path, item_ids=item_ids, names=names, overwrite=overwrite)
+                written.append(path)
+                continue
+            table, sizes = codes, list(num_embeddings)
+            if bare is not None and name in NUMBERED:
+                table = bare
+            elif suffix is not None and name in NUMBERED:
+                table = codes[:, :levels]
+                if not np.array_equal(collision_ranks(table)[0], suffix):
+                    raise ValueError(f"format {name} counts 0, 1, 2, ... within each collision, but the published suffixes "
+                                     "leave some out; choose another format")
+            elif suffix is not None:
+                sizes.append(int(suffix.max()) + 1)
+            written += export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
+                                           overwrite=overwrite)
     return written
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 _LFS = b"version https://git-lfs"
 # What moves the cursor, hides, reorders or forges lines: control characters, marks of direction, separators of lines,
 # invisible marks and tags, and halves of surrogate pairs, which no stream can spell.
-_UNSHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
-                      "\\ufff9-\\ufffb\\U000e0000-\\U000e007f\\ud800-\\udfff]")
+_UNSHOWN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]")
 
 
 def shown(words, longest=None) -> str:

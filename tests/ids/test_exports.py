@@ -36,7 +36,7 @@ def test_the_main_file_is_written_last(tmp_path, monkeypatch, format):
     if "parquet" in FORMATS[format].suffixes[0]:
         pytest.importorskip("pyarrow")
     written, original = [], exports.write_atomically
-    monkeypatch.setattr(exports, "write_atomically", lambda path, write: (written.append(path), original(path, write)))
+    monkeypatch.setattr(exports, "write_atomically", lambda path, write, **how: (written.append(path), original(path, write, **how)))
     paths = export(format, tmp_path, item_ids=IDS)
     assert written[-1] == paths[0] and sorted(written) == sorted(paths)
 
