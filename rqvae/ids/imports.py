@@ -13,7 +13,7 @@ import torch
 
 from ..codes import as_codes, as_item_ids
 from ..storage.files import describe_content
-from ..storage.torch_files import CheckpointError, map_torch_file
+from ..storage.torch_files import CheckpointError, read_torch_file
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index
 from .tokens import level_offsets, token_codes
 
@@ -97,7 +97,7 @@ def _read_tensor(path, format):
             raise ValueError(f"{path} is not a .pt (torch >= 1.6) file: {describe_content(path)}; "
                              "save it again with torch.save(table, path)")
     try:
-        table = map_torch_file(path)
+        table = read_torch_file(path)
     except CheckpointError as error:
         raise ValueError(f"{path} cannot be read as a tensor: it "
                          f"{str(error)[len(str(path)) + 1:]}") from error
@@ -108,7 +108,6 @@ def _read_tensor(path, format):
     if table.layout != torch.strided or table.nbytes > table.untyped_storage().nbytes():
         raise ValueError(f"{path} holds fewer numbers than its shape {tuple(table.shape)} has; "
                          "save a dense, contiguous tensor")
-    table = table.clone()               # the file need not stay as it is from here on
     grid = format == "grid" or (format is None and table.shape[0] < table.shape[1])
     return table.T if grid else table, None, None
 

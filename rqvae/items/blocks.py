@@ -61,24 +61,34 @@ class FileBlock:
 
     Not memory-mapped: rows that were read do not pile up in resident memory, a file that shrinks
     under us is an error and not a bus error, and nothing is read ahead of a random gather.
+
+    Args:
+        seen: `os.stat` of the file when its header was read; it has to stay the same file, as it was then.
     """
 
     _file = None                # opened at the first read, and anew in every process
 
-    def __init__(self, path, offset, shape, stored, *, bfloat16=False):
+    def __init__(self, path, offset, shape, stored, *, bfloat16=False, seen=None):
         self.shape = shape
         self.dtype = "bfloat16" if bfloat16 else stored.name
         self._path, self._offset, self._stored = os.path.abspath(path), offset, stored
+        self._seen = _identity(seen or os.stat(path))
 
     def read(self, rows):
         """(B, D) rows in working precision; a gather visits the file from front to back.
 
         Raises:
-            ValueError: the file has become shorter than it was.
+            ValueError: the file is no longer what it was.
         """
+        return _working(self.raw(rows), self.dtype)
+
+    def raw(self, rows):
+        """(B, D) rows as they are stored."""
         count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         raw = np.empty((count, self.shape[1]), self._stored)
         buffer = memoryview(raw.reshape(-1).view(np.uint8))
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         if isinstance(rows, slice):
             self._fill(buffer, rows.start)
         else:
@@ -86,7 +96,10 @@ class FileBlock:
             order = np.argsort(rows, kind="stable")
             for place, row in zip(order.tolist(), rows[order].tolist()):
                 self._fill(buffer[place * size:(place + 1) * size], row)
-        return _working(raw, self.dtype)
+        if _identity(os.fstat(self._file)) != self._seen:       # asked after reading: what came before is as it was
+            raise ValueError(f"{self._path} was changed or replaced while in use; leave it as it is for so long, and "
+                             "start again")
+        return raw
 
     def close(self):
         """Give the file handle back; the next read opens the file again."""
@@ -100,8 +113,6 @@ class FileBlock:
         return {**self.__dict__, "_file": None}
 
     def _fill(self, buffer, row):
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         position = self._offset + row * self.shape[1] * self._stored.itemsize
         while buffer:
             count = os.preadv(self._file, [buffer], position)
@@ -109,6 +120,11 @@ class FileBlock:
                 raise ValueError(f"{self._path} ends before byte {position + len(buffer)}: it was "
                                  "cut short while in use; restore it and start again")
             buffer, position = buffer[count:], position + count
+
+
+def _identity(found):
+    """What tells a file from another, and from itself after somebody wrote to it."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def array_block(array, where):
@@ -134,10 +150,10 @@ def tensor_block(tensor, where):
     return array_block(array, where)
 
 
-def file_block(path, offset, shape, stored, *, fortran=False, bfloat16=False):
-    """The block of (N, D) rows of numpy type `stored` that begin at byte `offset` of a file."""
+def file_block(path, offset, shape, stored, *, fortran=False, bfloat16=False, seen=None):
+    """The block of (N, D) rows of numpy type `stored` that begin at byte `offset` of a file; `seen` as in FileBlock."""
     if not fortran and hasattr(os, "preadv"):       # Windows has none
-        return FileBlock(path, offset, shape, stored, bfloat16=bfloat16)
+        return FileBlock(path, offset, shape, stored, bfloat16=bfloat16, seen=seen)
     if fortran and shape[0] * shape[1] * stored.itemsize > _SLOW:
         warnings.warn(f"{path} is stored column by column (Fortran order), so each row is all over "
                       "the file and slow to read; save np.ascontiguousarray(array)", stacklevel=2)

@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -23,8 +24,8 @@ import numpy as np
 import torch
 
 from ..storage.files import describe_content, nearest_names
-from ..storage.torch_files import CheckpointError, map_torch_file
-from .blocks import array_block, file_block, require_numbers, table_shape, tensor_block
+from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
+from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")
 
@@ -115,9 +116,15 @@ def npy_header(stream, where, size) -> NpyHeader:
 
 def npy_file_header(path) -> NpyHeader:
     """The header of a `.npy` file; `require_size` compares its promise with the file."""
+    return _npy_start(path)[0]
+
+
+def _npy_start(path):
+    """(header, what the file looked like when it was read)."""
     _require_start(path, _NPY, ".npy")
     with open(path, "rb") as file:
-        return npy_header(file, path, path.stat().st_size)
+        seen = os.fstat(file.fileno())
+        return npy_header(file, path, seen.st_size), seen
 
 
 def require_size(where, size, promised):
@@ -130,9 +137,9 @@ def require_size(where, size, promised):
 
 
 def _read_npy(path):
-    header = npy_file_header(path)
-    stored, shape = _table_in(path, header, path.stat().st_size)
-    return file_block(path, header.size, shape, stored, fortran=header.fortran)
+    header, seen = _npy_start(path)
+    stored, shape = _table_in(path, header, seen.st_size)
+    return file_block(path, header.size, shape, stored, fortran=header.fortran, seen=seen)
 
 
 def _read_npz(path, key):
@@ -169,31 +176,44 @@ def _read_torch(path, key):
     """Its tensors stay in the file, which is read through once: the format has checksums."""
     _require_start(path, _ZIP, f"{path.suffix} (torch >= 1.6)")
     try:
-        content = map_torch_file(path)
+        content, where = find_torch_tensors(path), path
     except CheckpointError as error:
         raise ValueError(f"{path} cannot be read as tensors alone: it "
                          f"{str(error)[len(str(path)) + 1:]}") from error
-    where = path
     if isinstance(content, dict):
-        tensors = {str(name): value for name, value in content.items() if torch.is_tensor(value)}
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, StoredTensor)}
         name = _pick(path, tensors, key, "tensor")
         content, where = tensors[name], f"{path}[{name!r}]"
     else:
         _refuse_key(path, key)
-    if not isinstance(content, torch.Tensor):
+    if not isinstance(content, StoredTensor):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected one (items, width) "
                          "tensor, or a dict of them: save torch.stack(rows)")
-    block = tensor_block(content, where)
-    if content.numel() * content.itemsize > content.untyped_storage().nbytes():
-        raise ValueError(f"{where} has shape {tuple(content.shape)} but stores fewer numbers, "
+    return _stored_block(path, content, where)
+
+
+def _stored_block(path, tensor, where):
+    shape, (first, size) = tensor.shape, tensor.storage
+    kind = "<u2" if tensor.dtype == torch.bfloat16 else str(tensor.dtype).split(".")[1]
+    stored = require_numbers(where, np.dtype(kind).str)
+    table = table_shape(where, shape)
+    if math.prod(shape) * stored.itemsize > size:
+        raise ValueError(f"{where} has shape {tuple(shape)} but stores fewer numbers, "
                          "each of them shown many times; save tensor.contiguous()")
-    return block
+    how = {"bfloat16": tensor.dtype == torch.bfloat16, "seen": tensor.seen}
+    if tensor.is_contiguous():
+        return file_block(path, tensor.start, table, stored, **how)
+    flat = FileBlock(path, first, (1, size // stored.itemsize), stored, seen=tensor.seen).raw(slice(0, 1))[0]
+    flat = flat[(tensor.start - first) // stored.itemsize:]         # a view of other rows, such as a transposed one
+    rows = np.lib.stride_tricks.as_strided(flat, shape, [step * stored.itemsize for step in tensor.stride])
+    return ArrayBlock(rows.reshape(table), bfloat16=how["bfloat16"])
 
 
 def _read_safetensors(path, key):
     """Format: github.com/huggingface/safetensors, "Format": the header's length, JSON, the data."""
-    size = path.stat().st_size
     with open(path, "rb") as file:
+        seen = os.fstat(file.fileno())
+        size = seen.st_size
         length = int.from_bytes(file.read(8), "little")
         text = file.read(min(length, _SAFETENSORS_HEADER))
     if not text.startswith(b"{"):
@@ -220,7 +240,7 @@ def _read_safetensors(path, key):
     promised = 8 + length + first + math.prod(shape) * stored.itemsize
     if promised != 8 + length + last or size < promised:
         raise ValueError(_cut_off(where, size, promised))
-    return file_block(path, 8 + length + first, shape, stored, bfloat16=kind == "BF16")
+    return file_block(path, 8 + length + first, shape, stored, bfloat16=kind == "BF16", seen=seen)
 
 
 # ---- .parquet

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import glob
 import hashlib
+import math
 import os
 import re
 import warnings
@@ -107,14 +108,16 @@ class FeatureTable:
 
         Raises:
             IndexError: a row number is outside the table, or not a whole number.
-            ValueError: a float64 is beyond float32, or the file has become shorter.
+            ValueError: NaN or Inf, a float64 beyond float32, or the file is no longer what it was.
         """
         index, count = _row_numbers(index, len(self))
         if len(self._blocks) == 1 and count:
-            return torch.from_numpy(self._float32(self._blocks[0].read(index)))
-        out = np.empty((count, self.shape[1]), np.float32)
-        for places, block, local in self._parts(index, count):
-            out[places] = self._float32(block.read(local))
+            out = self._float32(self._blocks[0].read(index))
+        else:
+            out = np.empty((count, self.shape[1]), np.float32)
+            for places, block, local in self._parts(index, count):
+                out[places] = self._float32(block.read(local))
+        self._require_numbers(out, index)
         return torch.from_numpy(out)
 
     def check(self, chunk_rows=None, rows=None) -> None:
@@ -201,6 +204,17 @@ class FeatureTable:
         if zero.count:
             _warn(f"{where} has {zero.count} rows of zeros only ({zero}); "
                   "these items will get one semantic ID")
+
+    def _require_numbers(self, rows, index):
+        """Refuse NaN and Inf in what was read just now, whatever `check` saw before, in one product over it."""
+        flat = rows.reshape(-1)
+        if math.isfinite(np.dot(flat, flat)):
+            return
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))     # none where only the product is too large
+        if len(broken):
+            first = index.start + broken[0] if isinstance(index, slice) else index[broken[0]]
+            raise ValueError(f"{self.source} has NaN or Inf in {len(broken)} of the {len(rows)} rows read, the first "
+                             f"{first}; repair or remove those rows")
 
     def _float32(self, rows):
         try:

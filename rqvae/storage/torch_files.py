@@ -1,29 +1,33 @@
 """A file that torch.save wrote -> tensors and plain values, read safely. Knows no keys of ours.
 
-torch.load checks no CRC, believes the sizes it reads (older releases do), and even with
-weights_only=True calls what allocates at will (torch.Tensor(10**10), bytearray). So a file is
-verified first, torch sees only a copy of the verified records, and the result is measured.
+torch.load reads bytes that a checksum would refuse, believes the sizes it reads, calls what allocates at will, and
+has a zip reader of its own, which another index of the same file can serve with other bytes than were verified. So it
+is not asked: this one parser verifies the records, and builds from them what their index says, with no class or
+function of the file's choice, and no more bytes than the file has.
 
 Words:  record = one stored entry of the zip that torch.save writes   index = its pickled data.pkl
 """
 
 import contextlib
-import io
+import math
 import os
 import pickletools
+import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from .files import describe_content, nearest_names
-from .protocols import in_protocol_2
+from .files import describe_content, nearest_names, shown
 
 _WAY_OUT = "use another copy of it, or an earlier one"
 _CHUNK = 1 << 20                # bytes read at once where a record is only checked
 _LONGEST_WORD = 200             # characters of a file's own words in a message
-_INDEX_LIMIT = 32 << 20         # bytes of pickle; each can cost a hundred once it is objects
+_INDEX_LIMIT = 32 << 20         # bytes of pickle; each can cost eight once it is a list of nothing
+_MOST_OBJECTS = 500_000         # a byte of pickle makes an empty dict, which takes seventy
 _CLAIM_LIMIT = 8                # bytes of tensors for each byte of data; more is a trick of strides
 _LEGACY_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."      # a magic number, before torch 1.6
 STORAGES = {
@@ -32,8 +36,9 @@ STORAGES = {
     "torch.LongStorage": torch.int64, "torch.IntStorage": torch.int32,
     "torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8,
     "torch.ByteStorage": torch.uint8, "torch.BoolStorage": torch.bool}
-_KNOWN = {"collections.OrderedDict", "torch._utils._rebuild_tensor_v2",
-          "torch._utils._rebuild_parameter", *STORAGES}
+_TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+_ORDERED = "collections.OrderedDict"
+_KNOWN = {_ORDERED, _TENSOR, _PARAMETER, *STORAGES}
 # What the hyper-parameters in files of others are made of: read as inert stand-ins, never imported.
 _ATTRIBUTE_DICTS = {f"{module}.AttributeDict" for module in (
     "lightning_fabric.utilities.data", "lightning.fabric.utilities.data",
@@ -43,20 +48,45 @@ _STAND_INS = {
     "builtins.int", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig",
     "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", *(
         f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "String", "Boolean"))}
-_OTHER = object()               # an object on the rehearsal's stack that no check depends on
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (),
-              "EMPTY_DICT": _OTHER, "EMPTY_LIST": _OTHER}
-_LITERALS = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_LITERALS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_MAKERS = {"EMPTY_DICT", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ", "BINPERSID"}
+_PUTS, _GETS = ("MEMOIZE", "BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
 _POPS = {"APPEND": 1, "BUILD": 1, "SETITEM": 2, "REDUCE": 2, "NEWOBJ": 2, "TUPLE1": 1, "TUPLE2": 2,
-         "TUPLE3": 3}
+         "TUPLE3": 3, "STACK_GLOBAL": 2}
 
 
 class CheckpointError(ValueError):
     """A file that is no usable checkpoint: the message names it, what it is, and what to do."""
 
 
+class StoredTensor(NamedTuple):
+    """A tensor that was left in its file."""
+
+    dtype: torch.dtype
+    shape: tuple
+    stride: tuple
+    start: int              # byte in the file at which its first number lies
+    storage: tuple          # (first byte, bytes) of the record that it is in
+    seen: os.stat_result    # of the file when its checksums were verified
+
+    def is_contiguous(self) -> bool:
+        """Whether its numbers lie one after the other, row by row."""
+        expected, contiguous = 1, True
+        for size, stride in zip(reversed(self.shape), reversed(self.stride)):
+            contiguous &= size == 1 or stride == expected
+            expected *= size
+        return contiguous
+
+
 class _Name(str):
-    """A global on the rehearsal's stack: no text of the file can pose as one."""
+    """A global on the stack: no text of the file can pose as one."""
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype
+    count: int
+    record: object          # (bytes,) uint8 of a record in memory, or the place of one that stays in the file
 
 
 class _StandIn:
@@ -64,10 +94,7 @@ class _StandIn:
 
     value = None
 
-    def __init__(self, *arguments):
-        pass
-
-    def __setstate__(self, state):
+    def take(self, state):
         content = state.get("_content", state.get("_val", state))   # OmegaConf's; else a Namespace
         if isinstance(content, dict):
             content = {name: _value(item) for name, item in content.items()}
@@ -77,37 +104,34 @@ class _StandIn:
 
 
 def _value(item):
-    """The plain value of a stand-in; anything else is its own."""
-    if item is _StandIn:
-        return None
-    return item.value if isinstance(item, _StandIn) else item
+    """The plain value of a stand-in, None for the name of a class; anything else is its own."""
+    return None if isinstance(item, _Name) else item.value if isinstance(item, _StandIn) else item
 
 
-def read_torch_file(path, map_location):
-    """What torch.save wrote to `path`, or one CheckpointError for everything that can be wrong."""
-    verified, asked = _verified(path)
-    content = _loaded(path, verified, asked, map_location)
-    claimed, held = _settle(content), verified.getbuffer().nbytes
+def read_torch_file(path, map_location=None):
+    """What torch.save wrote to `path`, or one CheckpointError for everything that can be wrong.
+
+    Args:
+        path: the file.
+        map_location: a device to put the tensors on; None is the CPU.
+    """
+    content, held = _read(path, in_memory=True)
+    claimed = _settle(content, path, map_location)
     if claimed > _CLAIM_LIMIT * held:
         raise CheckpointError(f"{path} claims {claimed:,} bytes of tensors from {held:,} bytes of "
                               "data, which nothing that training writes does; do not use it")
-    return content
+    return content[0]
 
 
-def map_torch_file(path):
-    """The same on the CPU, with tensors that stay in the file once its checksums were verified.
-
-    A tensor that shows few numbers many times is not refused, as none is copied here.
-    """
-    verified, asked = _verified(path, copy_data=False)
-    content = (_loaded(path, *_verified(path), "cpu") if verified is None
-               else _loaded(path, path, asked, "cpu", mmap=True))
-    _settle(content)
-    return content
+def find_torch_tensors(path):
+    """The same with a `StoredTensor` in the place of each tensor: checksums are verified, nothing is kept."""
+    content, _ = _read(path, in_memory=False)
+    _settle(content, path)
+    return content[0]
 
 
-def _verified(path, copy_data=True) -> tuple:
-    """`_verified_copy` of the file at `path`; every error names it."""
+def _read(path, in_memory) -> tuple:
+    """([content], bytes of its records in memory); every error names the file."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} not found{nearest_names(path)}")
@@ -118,90 +142,91 @@ def _verified(path, copy_data=True) -> tuple:
         raise CheckpointError(f"{path} is a device or pipe; expected a checkpoint file")
     with open(path, "rb") as file:
         try:
-            return _verified_copy(file, copy_data)
+            index, records = _verified(file, in_memory)
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}") from None
         except Exception as error:      # zipfile and pickletools have a zoo of their own
             raise CheckpointError(
                 f"{path} is truncated or damaged ({_short(error)}); {_WAY_OUT}") from error
+        try:
+            content = _built(index, records, os.fstat(file.fileno()))
+        except Exception as error:
+            foreign = set(_globals_named_in(index)) - _KNOWN - _ATTRIBUTE_DICTS - _STAND_INS
+            words = (_foreign(foreign) if foreign else error if isinstance(error, CheckpointError) else
+                     f"is not what torch.save writes ({type(error).__name__} while its content was rebuilt); {_WAY_OUT}")
+            raise CheckpointError(f"{path} {words}") from (None if isinstance(error, CheckpointError) else error)
+    return [content], sum(len(record) for record in records.values()) if in_memory else 0
 
 
-def _loaded(path, source, asked, map_location, mmap=False):
-    """What torch makes of `source`, the verified copy of the file at `path` or that file itself."""
-    stand_ins = [(dict if name in _ATTRIBUTE_DICTS else _StandIn, name) for name in asked - _KNOWN]
-    allowed = torch.serialization.safe_globals(stand_ins) if stand_ins else contextlib.nullcontext()
-    try:
-        with allowed:
-            return torch.load(source, map_location, weights_only=True, mmap=mmap)
-    except Exception as error:
-        if "deserialize object on" in str(error):
-            raise CheckpointError(f"{path} cannot be read with map_location={map_location!r} "
-                                  "on this machine; pass map_location='cpu'") from error
-        raise CheckpointError(f"{path} is not what torch.save writes ({type(error).__name__} while "
-                              f"its content was rebuilt); {_WAY_OUT}") from error
+def _verified(file, in_memory) -> tuple:
+    """-> (index, {name: record}) of an open file, once every checksum holds.
 
-
-def _verified_copy(file, copy_data) -> tuple:
-    """-> (BytesIO of a zip with the verified records of `file`, set of globals the index names).
-
-    Without `copy_data` the records of tensors are verified as well, in pieces, and left out; None comes
-    in place of the zip where torch reads only a copy, whose index is in an older protocol.
+    A record is its bytes as a uint8 tensor, or without `in_memory` its (first byte, bytes) in the file.
     """
     if file.read(4) != b"PK\x03\x04":
         raise CheckpointError(_what_it_is(file))
-    copy, sizes, index, readable = io.BytesIO(), {}, b"", True
-    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as verified:
+    records, index = {}, b""
+    held = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
         entries, names = archive.infolist(), archive.namelist()
         folders = {name[:-len("data.pkl")] for name in names if name.endswith("/data.pkl")}
         if len(folders) != 1:
             raise CheckpointError("is a zip archive without the one data.pkl that torch.save "
                                   f"writes; it holds {some(names)}; pass a file of torch.save")
         folder = folders.pop()
-        claimed, held = sum(e.file_size for e in entries), os.fstat(file.fileno()).st_size
-        if claimed > held or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        if (sum(e.file_size for e in entries) > held or any(e.compress_type != zipfile.ZIP_STORED for e in entries)):
             raise CheckpointError("holds compressed or overlapping records, which torch.save never "
                                   f"writes; {_WAY_OUT}")
         for entry in entries:
             name = entry.filename[len(folder):]
-            if name.startswith("data/") and not copy_data:
-                sizes[name] = entry.file_size
-                with archive.open(entry) as stream:
-                    while stream.read(_CHUNK):
-                        pass                    # its end raises where the CRC does not match
+            if name.startswith("data/"):
+                records[name] = _record(archive, entry, in_memory)
                 continue
-            record = archive.read(entry)        # raises likewise
+            record = archive.read(entry)        # raises where the CRC does not match
             if name == "byteorder" and record != sys.byteorder.encode():
                 raise CheckpointError(f"was written in another byte order ({record[:20]!r}, here "
                                       f"it is {sys.byteorder}); save it again on such a machine")
             if name == "data.pkl":
-                index = in_protocol_2(record, _INDEX_LIMIT)
-                readable, record = index is record, index
-            if name in ("data.pkl", "version", "byteorder") or name.startswith("data/"):
-                sizes[name] = len(record)
-                verified.writestr(zipfile.ZipInfo(f"archive/{name}"), record)
+                index = record
     if len(index) > _INDEX_LIMIT:
         raise CheckpointError(f"has an index of {len(index):,} bytes, above the {_INDEX_LIMIT:,} "
                               "that are read; save tensors as tensors, not as lists")
-    asked = set(_globals_named_in(index))
-    foreign = asked - _KNOWN - _ATTRIBUTE_DICTS - _STAND_INS
-    if foreign:
-        raise CheckpointError(_foreign(foreign))
-    _rehearse(index, sizes)
-    copy.seek(0)
-    return copy if copy_data or readable else None, asked
+    return index, records
+
+
+def _record(archive, entry, in_memory):
+    """The bytes of a record, or their place; either way its end raises where the CRC does not match."""
+    with archive.open(entry) as stream:
+        if not in_memory:
+            while stream.read(_CHUNK):
+                pass
+            archive.fp.seek(entry.header_offset)
+            header = struct.unpack("<26x2H", archive.fp.read(30))
+            return entry.header_offset + 30 + sum(header), entry.file_size
+        record = torch.empty(entry.file_size, dtype=torch.uint8)
+        place, buffer = 0, memoryview(record.numpy())
+        while chunk := stream.read(_CHUNK):
+            buffer[place:place + len(chunk)] = chunk
+            place += len(chunk)
+    return record
 
 
 def _globals_named_in(pickled) -> list:
     """Every global that a pickle names, as far as it can be parsed; nothing is looked up or run."""
-    names, texts = [], ["", ""]
+    names, texts, memo, last = [], ["", ""], {}, None
     with contextlib.suppress(Exception):        # a cut or damaged end hides what comes after it
         for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name in ("GLOBAL", "INST"):
+            kind = opcode.name
+            if kind in _PUTS:
+                memo[len(memo) if kind == "MEMOIZE" else argument] = last
+                continue
+            last = memo.get(argument) if kind in _GETS else argument if kind in _LITERALS else None
+            if kind in ("GLOBAL", "INST"):
                 names.append(_dotted(argument))
-            elif opcode.name == "STACK_GLOBAL":
-                names.append(".".join(texts[-2:]))
-            elif isinstance(argument, str):
-                texts.append(argument)
+            elif kind == "STACK_GLOBAL":
+                names.append(_dotted(".".join(texts[-2:])))
+            elif isinstance(last, str):
+                texts.append(last)
     return names
 
 
@@ -211,68 +236,128 @@ def _dotted(argument) -> str:
     return "builtins.int" if dotted == "builtins.long" else dotted
 
 
-def _rehearse(index, sizes) -> None:
-    """Go through the index as torch will, with names in place of objects, and hold it to the rules.
+def _built(index, records, seen):
+    """What the index says, built from the records.
 
-    Refused are instructions that torch.save does not write, calls of anything but a known name,
-    storages that are longer or shorter than their record, and dict keys other than text and numbers
-    (to hash nested tuples can take for ever).
+    Refused are instructions that torch.save does not write, calls of anything but a known name, storages that are
+    longer or shorter than their record, and dict keys other than text and numbers (to hash nested tuples can take for
+    ever).
     """
-    stack, marks, memo = [], [], {}
+    stack, marks, memo, made = [], [], {}, 0
     for opcode, argument, _ in pickletools.genops(index):
         kind = opcode.name
+        made += kind in _MAKERS
+        if made > _MOST_OBJECTS:
+            raise CheckpointError(f"has more than {_MOST_OBJECTS:,} lists, dicts and tensors in its index; save many "
+                                  "numbers as one tensor")
         if kind == "MARK":
             marks.append(len(stack))
-        elif kind in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif kind in ("BINGET", "LONG_BINGET"):
+        elif kind in _PUTS:
+            memo[len(memo) if kind == "MEMOIZE" else argument] = stack[-1]
+        elif kind in _GETS:
             stack.append(memo[argument])
         elif kind in _LITERALS:
             stack.append(argument)
         elif kind in _CONSTANTS:
             stack.append(_CONSTANTS[kind])
+        elif kind in ("EMPTY_DICT", "EMPTY_LIST"):
+            stack.append({} if kind == "EMPTY_DICT" else [])
         elif kind == "GLOBAL":
-            stack.append(_Name(_dotted(argument)))
+            stack.append(_known(argument))
         elif kind == "BINPERSID":
-            _check_storage(stack.pop(), sizes)
-            stack.append(_OTHER)
+            stack.append(_storage(stack.pop(), records))
         elif kind in _POPS or kind in ("TUPLE", "SETITEMS", "APPENDS"):
             start = len(stack) - _POPS[kind] if kind in _POPS else marks.pop()
             popped, stack[start:] = stack[start:], []
             if kind.startswith("TUPLE"):
                 stack.append(tuple(popped))
+            elif kind == "STACK_GLOBAL":
+                stack.append(_known(".".join(popped)))
             elif kind in ("REDUCE", "NEWOBJ"):
-                _check_call(*popped)
-                stack.append(_OTHER)
-            elif kind.startswith("SETITEM") and not all(map(_is_key, popped[::2])):
-                raise CheckpointError("has dict keys that are neither text nor numbers; save it "
-                                      "again with plain keys")
-        elif kind not in ("PROTO", "STOP"):
+                stack.append(_called(*popped, seen))
+            else:
+                _fill(kind, stack[-1], popped)
+        elif kind == "STOP":
+            return stack.pop()
+        elif kind not in ("PROTO", "FRAME"):
             raise CheckpointError(f"uses the pickle instruction {kind}, which torch.save does not "
                                   f"write; {_WAY_OUT}")
 
 
-def _is_key(key) -> bool:
-    return key is None or type(key) in (str, int, float, bool)
+def _known(words):
+    name = _Name(_dotted(words))
+    if name not in _KNOWN and name not in _ATTRIBUTE_DICTS and name not in _STAND_INS:
+        raise CheckpointError(_foreign([name]))
+    return name
 
 
-def _check_call(callee, arguments) -> None:
-    if type(callee) is not _Name or (callee == "collections.OrderedDict" and arguments != ()):
+def _fill(kind, target, popped):
+    """Put what was popped into a dict, a list, or the stand-in of an object."""
+    if kind.startswith("SETITEM"):
+        if not all(key is None or type(key) in (str, int, float, bool) for key in popped[::2]):
+            raise CheckpointError("has dict keys that are neither text nor numbers; save it "
+                                  "again with plain keys")
+        if len(popped) % 2 or not isinstance(target, dict):
+            raise TypeError
+        target.update(zip(popped[::2], popped[1::2]))
+    elif kind.startswith("APPEND"):
+        if type(target) is not list:
+            raise TypeError
+        target.extend(popped)
+    elif isinstance(target, _StandIn):
+        target.take(*popped)
+    elif not isinstance(target, dict):          # whose attributes, such as a state_dict's, nobody reads
+        raise TypeError
+
+
+def _called(callee, arguments, seen):
+    """What a known function or class makes of its arguments."""
+    if type(callee) is not _Name or type(arguments) is not tuple or (callee == _ORDERED and arguments):
         raise CheckpointError(f"builds objects as torch.save never does; {_WAY_OUT}")
+    if callee == _TENSOR:
+        return _tensor(*arguments[:4], seen)
+    if callee == _PARAMETER:
+        return arguments[0]
+    if callee == _ORDERED:
+        return OrderedDict()
+    if callee in _ATTRIBUTE_DICTS or callee == "collections.defaultdict":
+        return {}
+    if callee in _STAND_INS:
+        return _StandIn()
+    raise CheckpointError(f"builds objects as torch.save never does; {_WAY_OUT}")
 
 
-def _check_storage(identity, sizes) -> None:
+def _storage(identity, records):
     """A storage must be of a known type, and exactly as long as its record."""
-    _, storage, key, _, count = identity
-    held, claimed = sizes.get(f"data/{key}"), count * STORAGES[storage].itemsize
-    if type(storage) is not _Name or held != claimed:
+    _, kind, key, _, count = identity
+    dtype = STORAGES[kind]
+    record, claimed = records.get(f"data/{key}"), count * dtype.itemsize
+    held = None if record is None else len(record) if torch.is_tensor(record) else record[1]
+    if type(kind) is not _Name or held != claimed:
         raise CheckpointError(f"promises {claimed:,} bytes in the record data/{_short(key)}, which "
                               f"{'is missing' if held is None else f'has {held:,}'}; {_WAY_OUT}")
+    return _Storage(dtype, count, record)
 
 
-def _settle(content) -> int:
-    """Put plain values in the place of stand-ins -> bytes that all tensors in `content` claim."""
-    claimed, seen, waiting = 0, set(), [content]
+def _tensor(storage, offset, size, stride, seen):
+    """The tensor of a storage, in memory or left in the file; no number of it lies outside."""
+    numbers = (offset, *size, *stride)
+    if type(storage) is not _Storage or len(size) != len(stride) or not all(
+            type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise TypeError
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride))
+    if math.prod(size) and last >= storage.count or math.prod(size) >= 2**62:
+        raise ValueError
+    if torch.is_tensor(storage.record):
+        flat = storage.record.view(storage.dtype) if storage.count else torch.empty(0, dtype=storage.dtype)
+        return flat.as_strided(size, stride, offset if math.prod(size) else 0)
+    return StoredTensor(storage.dtype, size, stride, storage.record[0] + offset * storage.dtype.itemsize,
+                        storage.record, seen)
+
+
+def _settle(content, path, map_location=None) -> int:
+    """Put plain values in the place of stand-ins, and tensors on their device -> bytes that all tensors claim."""
+    claimed, seen, waiting, moved = 0, set(), [content], {}
     while waiting:
         item = waiting.pop()
         if isinstance(item, torch.Tensor):      # each time it is named: a model would copy it
@@ -283,11 +368,22 @@ def _settle(content) -> int:
         seen.add(id(item))
         if isinstance(item, (dict, list)):
             for key, value in list(item.items() if isinstance(item, dict) else enumerate(item)):
-                item[key] = _value(value)
+                item[key] = _placed(_value(value), path, map_location, moved)
                 waiting.append(item[key])
-        elif isinstance(item, tuple):
+        elif isinstance(item, tuple) and not isinstance(item, StoredTensor):
             waiting.extend(item)
     return claimed
+
+
+def _placed(item, path, map_location, moved):
+    """`item` itself, or a tensor on the device that is wanted, the same one each time it is named."""
+    if map_location is None or not isinstance(item, torch.Tensor):
+        return item
+    try:
+        return moved.setdefault(id(item), (item, item.to(map_location)))[1]
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read with map_location={map_location!r} "
+                              "on this machine; pass map_location='cpu'") from error
 
 
 def _what_it_is(file) -> str:
@@ -320,4 +416,4 @@ def some(names) -> str:
 
 def _short(words) -> str:
     """Words of a file as a message can take them: in one line, and not for ever."""
-    return " ".join(str(words).split())[:_LONGEST_WORD]
+    return shown(" ".join(str(words)[:4 * _LONGEST_WORD].split()), _LONGEST_WORD)

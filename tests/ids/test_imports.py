@@ -116,7 +116,7 @@ class Danger:
     (torch.zeros(2, 2), r"holds torch.float32 of shape \(2, 2\); expected integers"),
     (torch.zeros(2, dtype=torch.int64), r"holds torch.int64 of shape \(2,\); expected integers"),
     (torch.zeros(1, 1, dtype=torch.int64).expand(10 ** 6, 10 ** 6),
-     "holds fewer numbers than its shape"),
+     "claims 8,000,000,000,000 bytes of tensors from 8 bytes"),
     (-torch.ones(2, 2, dtype=torch.int64), "codes must be 0 or more .*, got -1 in row 0"),
     (torch.zeros(2, 2, dtype=torch.int64).to_sparse(), "it asks for .*sparse"),
 ])

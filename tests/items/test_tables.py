@@ -410,7 +410,7 @@ table.checksum()
 try:
     table.check()
 except ValueError as error:
-    assert "(222222)" in str(error)
+    assert "as large as 1e+20" in str(error)
 print(resident() - before)
 """
 
@@ -426,7 +426,7 @@ def test_memory_stays_flat_whatever_the_size_of_the_file(tmp_path, how, rows):
         start = file.tell()
         file.truncate(start + rows * 768 * 4)       # 0.9 or 20 GB, sparse: no room on the disk
         file.seek(start + 222_222 * 768 * 4)
-        file.write(np.float32(np.nan).tobytes())
+        file.write(np.float32(1e20).tobytes())
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", LARGER, str(path), how],
                             capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stderr
