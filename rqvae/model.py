@@ -12,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .functional import draw_in, draw_out, row_lengths
 from .networks import Decoder, Encoder, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint
+
+UNBOUNDED = torch.finfo(torch.float32).max
 
 
 class RqVaeOutput(NamedTuple):
@@ -49,6 +52,12 @@ class RqVae(nn.Module):
             `initialization.initialize` takes from the data. Everything that comes out is in the units
             of the features all the same; only the loss that is minimised is divided by scale^2, and so
             does not depend on those units.
+        robust: with `standardize`, keep single rows and columns from ruling the rest: columns of a scale of
+            their own are brought to that of the others, and rows far beyond the others are drawn in (see
+            `functional.draw_in`) and weigh in the loss as if they were not; with `latent_norm`, the norm of
+            the latents is kept as far as it says what their direction cannot. How far, `initialization`
+            takes from the data, and of data without such rows and columns nothing changes. What comes out
+            is in the units of the features here, too.
         rotation_trick, ema_decay, restart_below: of the codebooks, see `quantize.VectorQuantizer`.
 
     Raises:
@@ -69,6 +78,7 @@ class RqVae(nn.Module):
         linear_path: bool = False,
         latent_norm: bool = False,
         standardize: bool = False,
+        robust: bool = False,
         rotation_trick: bool = False,
         ema_decay: float = None,
         restart_below: float = None,
@@ -86,6 +96,7 @@ class RqVae(nn.Module):
             "linear_path": linear_path,
             "latent_norm": latent_norm,
             "standardize": standardize,
+            "robust": robust,
             "rotation_trick": rotation_trick,
             "ema_decay": ema_decay,
             "restart_below": restart_below,
@@ -96,7 +107,7 @@ class RqVae(nn.Module):
         self.logged = {}                # name -> tensor, what the last training or validation step logged
         self.restarted = []             # for each level what the last training step's `update` returned
         self.assign = None              # how training chooses codes, see `assignment`; None takes the nearest
-        self.latent_norm, self.standardize = latent_norm, standardize
+        self.latent_norm, self.standardize, self.robust = latent_norm, standardize, robust
         options = {"activation": activation, "linear_path": linear_path}
         self.encoder = Encoder(input_dim, hidden_dim, latent_dim, **options)
         sizes = (num_embeddings, latent_dim, commitment_cost)
@@ -107,16 +118,17 @@ class RqVae(nn.Module):
         if standardize:
             self.register_buffer("feature_mean", torch.zeros(input_dim))
             self.register_buffer("feature_scale", torch.ones(()))
+        if robust:
+            self.register_buffer("column_scale", torch.ones(input_dim))         # beside feature_scale
+            self.register_buffer("reach", torch.tensor(UNBOUNDED))              # rows beyond it are drawn in,
+            self.register_buffer("farthest", torch.tensor(UNBOUNDED))           # the farthest of them to here
+        if robust and latent_norm:
+            self.register_buffer("latent_variance", torch.ones(()))             # of a typical item, and the part
+            self.register_buffer("latent_share", torch.zeros(()))               # of the norm that it stands in for
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """Latents of features: (B, D) -> (B, E)."""
-        if features.dim() != 2 or features.shape[1] != self.input_dim:
-            raise ValueError(f"features have shape {tuple(features.shape)}; this model takes "
-                             f"(rows, {self.input_dim})")
-        if self.standardize:
-            features = (features - self.feature_mean) / self.feature_scale
-        latents = self.encoder(features.to(self._dtype))
-        return F.layer_norm(latents, latents.shape[-1:]) if self.latent_norm else latents
+        return self._latents(self.standardized(features))
 
     @property
     def _dtype(self):
@@ -126,7 +138,32 @@ class RqVae(nn.Module):
     def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
         """Features of quantized latents: (B, E) -> (B, D)."""
         features = self.decoder(latents)
+        if self.robust:
+            features = draw_out(features, self.reach, self.farthest) * self.column_scale
         return features * self.feature_scale + self.feature_mean if self.standardize else features
+
+    def standardized(self, features: torch.Tensor) -> torch.Tensor:
+        """Features as encoder and decoder see them: (B, D) -> (B, D)."""
+        if features.dim() != 2 or features.shape[1] != self.input_dim:
+            raise ValueError(f"features have shape {tuple(features.shape)}; this model takes "
+                             f"(rows, {self.input_dim})")
+        if self.standardize:
+            features = (features - self.feature_mean) / self.feature_scale
+        if self.robust:
+            features = draw_in(features / self.column_scale, self.reach)
+        return features.to(self._dtype)
+
+    def _latents(self, inputs):
+        """(B, D) of `standardized` -> (B, E)."""
+        latents = self.encoder(inputs)
+        if not self.latent_norm:
+            return latents
+        if not self.robust:
+            return F.layer_norm(latents, latents.shape[-1:])
+        latents = latents.to(self._dtype)                           # as layer_norm does under autocast
+        latents = latents - latents.mean(dim=1, keepdim=True)
+        variance = latents.square().mean(dim=1, keepdim=True)       # (B, 1)
+        return latents / (variance.lerp(self.latent_variance, self.latent_share) + 1e-5).sqrt()
 
     def decode(self, semantic_ids) -> torch.Tensor:
         """The features that semantic IDs stand for: (B,) or (B, L) integers -> (B, D).
@@ -142,13 +179,23 @@ class RqVae(nn.Module):
 
     def forward(self, features: torch.Tensor) -> RqVaeOutput:
         """(B, D) -> `RqVaeOutput`, its losses in the squared units of the features."""
-        return self._quantized(self.encode(features))
-
-    def _quantized(self, latents, assign=None):
-        out = self.quantizer(latents.to(self._dtype), assign)       # float32 under autocast, too
+        out = self.quantizer(self.encode(features).to(self._dtype))     # float32 under autocast, too
         unit = self.feature_scale ** 2 if self.standardize else 1
         return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
                            out.embedding_loss * unit, out.encoding_indices)
+
+    def _losses(self, features, assign=None):
+        """Of a batch (B, D), between what encoder and decoder see: reconstruction loss, commitment loss, embedding
+        loss, codes and latents."""
+        inputs = self.standardized(features)
+        latents = self._latents(inputs)
+        out = self.quantizer(latents.to(self._dtype), assign)
+        said = self.decoder(out.quantized)
+        recon_loss = F.mse_loss(said, inputs)
+        if self.robust:         # a row drawn in counts as one at the border would
+            weights = (self.reach / row_lengths(inputs)).clamp_max(1.0).square()            # (B, 1)
+            recon_loss = (weights * F.mse_loss(said, inputs, reduction="none")).mean()
+        return recon_loss, out.commitment_loss, out.embedding_loss, out.encoding_indices, latents
 
     @torch.no_grad()
     def generate_semantic_ids(self, features: torch.Tensor) -> torch.Tensor:
@@ -157,11 +204,8 @@ class RqVae(nn.Module):
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
-        features = batch["features"].to(self._dtype)
-        latents = self.encode(features)
         assign = None if self.assign is None else self.assign.of(batch)
-        reconstructed, commitment_loss, embedding_loss, semantic_ids = self._quantized(latents, assign)
-        recon_loss = F.mse_loss(reconstructed, features)
+        recon_loss, commitment_loss, embedding_loss, semantic_ids, latents = self._losses(batch["features"], assign)
         total_loss = recon_loss + commitment_loss + embedding_loss
         restarted = self.quantizer.update(latents.detach(), semantic_ids)
         self.restarted = restarted if isinstance(restarted, list) else [restarted]
@@ -170,13 +214,11 @@ class RqVae(nn.Module):
         self.log("train_commitment_loss", commitment_loss)
         self.log("train_embedding_loss", embedding_loss)
         self.log("semantic_ids", semantic_ids)
-        return total_loss / self.feature_scale ** 2 if self.standardize else total_loss
+        return total_loss
 
     def validation_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; it and its reconstruction part are logged."""
-        features = batch["features"].to(self._dtype)
-        reconstructed, commitment_loss, embedding_loss, semantic_ids = self(features)
-        recon_loss = F.mse_loss(reconstructed, features)
+        recon_loss, commitment_loss, embedding_loss, semantic_ids, _ = self._losses(batch["features"])
         total_loss = recon_loss + commitment_loss + embedding_loss
         self.log("val_loss", total_loss)
         self.log("val_recon_loss", recon_loss)
@@ -184,7 +226,10 @@ class RqVae(nn.Module):
         return total_loss
 
     def log(self, name: str, value: torch.Tensor) -> None:
-        """Keep what a step has to say under its name, for the loop to collect."""
+        """Keep what a step has to say under its name, for the loop to collect; a loss in the units of the features."""
+        if self.standardize and value.is_floating_point():
+            wide = torch.float32 if value.device.type == "mps" else torch.float64       # which holds 1e-25 squared
+            value = value * self.feature_scale.to(wide) ** 2
         self.logged[name] = value.detach()
 
     def configure_optimizers(self) -> dict:
@@ -324,5 +369,7 @@ def _check_values(values):
         )
         if not isinstance(values[name], (int, float)) or not holds(values[name])
     ]
+    if values["robust"] and not values["standardize"]:
+        faults.append("robust is True, which needs standardize=True")
     if faults:
         raise ValueError("; ".join(faults))

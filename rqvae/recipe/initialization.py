@@ -5,19 +5,22 @@ An explicit call before training; neither a forward pass nor loading a checkpoin
 Shapes:  N rows   D feature width   E latent width   K codes
 """
 
+import math
 import warnings
 
 import torch
 
 from ..functional import kmeans
 from ..inference import evaluating
+from .scaling import attainable_error, plain_scaling, robust_scaling
 
 EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
 ROWS_PER_CODE = 20      # k-means on more rows costs more and finds the same (4 % of inertia at 100 a code)
+FEW_DIRECTIONS = 0.06   # an attainable error, see `scaling`, as of items that spread over six directions
 
 
 @torch.no_grad()
-def initialize(model, features, *, balance=None, seed=0) -> None:
+def initialize(model, features, *, balance=None, seed=0) -> float:
     """Set what an `RqVae` can know before its first step.
 
     In this order, as far as the model has them: mean and scale of the features; the linear paths, to
@@ -30,37 +33,63 @@ def initialize(model, features, *, balance=None, seed=0) -> None:
         features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
         balance: see `functional.kmeans`.
         seed: of everything random here.
+
+    Returns:
+        The least error that IDs of this size can leave, see `scaling.attainable_error`; 1 without a linear path.
     """
     generator = torch.Generator().manual_seed(seed)
     codebook = model.quantizer.codebooks[0]
     features = features.to(codebook.device, torch.promote_types(codebook.dtype, torch.float32))
     _warn_about_few(features, len(codebook))
-    if model.standardize:
-        model.feature_mean.copy_(features.mean(dim=0))
-        scale = (features - model.feature_mean).square().mean().sqrt()
-        model.feature_scale.copy_(scale if scale > 0 else torch.ones_like(scale))
+    _set_scaling(model, features)
+    inputs = torch.cat([model.standardized(rows) for rows in features.split(1024)])         # (N, D)
     if model.encoder.linear is not None:
-        model.encoder.linear.weight.copy_(_principal_directions(features, model, generator))
+        model.encoder.linear.weight.copy_(_principal_directions(inputs, model.encoder.linear.out_features, generator))
+    attainable = _attainable_error(model, inputs)
+    if model.robust and model.latent_norm:
+        _set_latent_norm(model, inputs, attainable)
     with evaluating(model):
         latents = torch.cat([model.encode(rows) for rows in features.split(1024)]).to(features.dtype)      # (N, E)
     if model.decoder.linear is not None:
-        model.decoder.linear.weight.copy_(_way_back(latents, _standardized(features, model)))
+        model.decoder.linear.weight.copy_(_way_back(latents, inputs))
     keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]
     residual = latents[keep.to(latents.device)]
     for level in model.quantizer.levels:
         level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator))
         residual = residual - level.decode(level.encode(residual))
+    return attainable
 
 
-def _standardized(features, model):
-    return (features - model.feature_mean) / model.feature_scale if model.standardize else features
+def _set_scaling(model, features):
+    if model.robust:
+        scaling = robust_scaling(features)
+        for buffer, value in zip((model.feature_mean, model.feature_scale, model.column_scale, model.reach,
+                                  model.farthest), scaling):
+            buffer.copy_(value)
+    elif model.standardize:
+        for buffer, value in zip((model.feature_mean, model.feature_scale), plain_scaling(features)):
+            buffer.copy_(value)
 
 
-def _principal_directions(features, model, generator):
+def _attainable_error(model, inputs):
+    if model.encoder.linear is None:
+        return 1.0
+    variances = model.encoder.linear(inputs).var(dim=0, correction=0)                       # (E,)
+    rest = inputs.var(dim=0, correction=0).sum() - variances.sum()
+    return attainable_error(variances, rest, sum(math.log2(len(codebook)) for codebook in model.quantizer.codebooks))
+
+
+def _set_latent_norm(model, inputs, attainable):
+    """How far the norm of latents is kept: where items spread over few directions, a direction says little."""
+    latents = torch.cat([model.encoder(rows) for rows in inputs.split(1024)])
+    variances = (latents - latents.mean(dim=1, keepdim=True)).square().mean(dim=1)          # (N,)
+    model.latent_variance.copy_(variances.median())
+    model.latent_share.fill_(1 / (1 + (attainable / FEW_DIRECTIONS) ** 4))
+
+
+def _principal_directions(inputs, width, generator):
     """(E, D): the directions of largest variance, orthonormal; zero rows where there are no more."""
-    centred = _standardized(features, model)
-    centred = centred - centred.mean(dim=0)
-    width = model.encoder.linear.out_features
+    centred = inputs - inputs.mean(dim=0)
     rank = min(width, *centred.shape)
     if centred.shape[1] <= EXACT_WIDTH:
         _, directions = torch.linalg.eigh(centred.T @ centred)      # ascending

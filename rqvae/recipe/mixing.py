@@ -14,7 +14,7 @@ MOST_NUMBERS = 2**31            # items times width; beyond it items are not mix
 ROWS_PER_CHUNK = 1024
 
 
-def nearest_items(loader, count, *, seed=0) -> torch.Tensor:
+def nearest_items(loader, count, *, view=None, seed=0) -> torch.Tensor:
     """The items of largest cosine to each item, seen from their common mean; the item itself left out.
 
     Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items, and items are held
@@ -23,12 +23,13 @@ def nearest_items(loader, count, *, seed=0) -> torch.Tensor:
     Args:
         loader: a `FeatureLoader` of N items.
         count: how many are wanted.
+        view: what of the features is compared, (B, D) -> (B, D), such as `RqVae.standardized`; themselves if None.
         seed: of the cells.
 
     Returns:
         (N, n) int64 positions, n the lesser of `count` and N - 1.
     """
-    unit = _unit_rows(loader)
+    unit = _unit_rows(loader, view or (lambda rows: rows))
     count = min(count, len(unit) - 1)
     near = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
     for cell in _cells(unit, seed):
@@ -43,16 +44,16 @@ def nearest_items(loader, count, *, seed=0) -> torch.Tensor:
     return near
 
 
-def _unit_rows(loader):
+def _unit_rows(loader, view):
     """(N, D) items from their mean, of length 1, built chunk by chunk."""
     starts = range(0, loader.num_rows, ROWS_PER_CHUNK)
-    mean = sum(loader.at(slice(start, start + ROWS_PER_CHUNK)).double().sum(dim=0) for start in starts)
+    mean = sum(view(loader.at(slice(start, start + ROWS_PER_CHUNK))).double().sum(dim=0) for start in starts)
     mean = (mean / loader.num_rows).float()
     dtype = torch.float32 if loader.num_rows <= EXACT_ITEMS else torch.float16
     unit = torch.empty(loader.num_rows, len(mean), dtype=dtype, device=mean.device)
     for start in starts:
         rows = slice(start, start + ROWS_PER_CHUNK)
-        unit[rows] = torch.nn.functional.normalize(loader.at(rows) - mean, dim=1)
+        unit[rows] = torch.nn.functional.normalize(view(loader.at(rows)) - mean, dim=1)
     return unit
 
 

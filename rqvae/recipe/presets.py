@@ -14,7 +14,8 @@ from .assignment import BalancedAssignment
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 
-LATENT_DIM = 256                # or the feature width, where that is less
+LATENT_DIM = 256                # or the feature width, where that is less,
+LEAST_LATENT_DIM = 16           # but this, as the norm of latents costs one dimension and wants room
 MODEL = {                       # the other constructor arguments of `RqVae`
     "hidden_dim": [1024],
     "num_embeddings": 256,
@@ -25,6 +26,7 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "linear_path": True,
     "latent_norm": True,
     "standardize": True,
+    "robust": True,
 }
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
@@ -32,12 +34,13 @@ BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
+ROUGH, SHORTEST = 0.05, 1e-4    # attainable error below which steps get shorter, in proportion; but not below this
 PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
 
 
 def model_options(input_dim: int) -> dict:
     """Constructor arguments of `RqVae` for features of this width."""
-    return {"input_dim": input_dim, "latent_dim": min(LATENT_DIM, input_dim), **MODEL}
+    return {"input_dim": input_dim, "latent_dim": max(min(LATENT_DIM, input_dim), LEAST_LATENT_DIM), **MODEL}
 
 
 def batch_size(num_items: int) -> int:
@@ -84,11 +87,18 @@ def start(model, loader, seed=0) -> None:
         seed: of the sample, and of what is drawn.
     """
     wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
+<<<<<<< HEAD
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:
         sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
     initialize(model, sample, balance=BALANCE, seed=seed)
+=======
+    attainable = initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE,
+                            seed=seed)
+    # Where little is left to learn, Adam's steps, which know no scale, would only shake what the start has found.
+    model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
+>>>>>>> 5a47c92 (Single rows and columns rule nothing: robust scale, rows far out drawn in, steps as long as what is left to learn)
 
 
 def training(model, loader, max_epochs, seed=0, *, closed=False):
@@ -107,5 +117,5 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
     model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
     if closed or loader.num_rows < 2 or loader.num_rows * loader.table.shape[1] > MOST_NUMBERS:
         return loader
-    near = nearest_items(loader, NEIGHBOURS, seed=seed)
+    near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed)
     return NeighbourMixing(loader, near, reach=REACH, seed=seed)

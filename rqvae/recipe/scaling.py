@@ -1,0 +1,124 @@
+"""Where features lie and how far they spread, whatever single rows and columns say; and which those are.
+
+Shapes:  N rows   D feature width
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from ..functional import draw_in, row_lengths
+
+FAR_COLUMN = 30.0       # times the scale of the typical column: beyond it a column is of other units
+REACH = 4.0             # times the distance of the typical row from the middle: beyond it rows are drawn in
+FAR_ROW = 10.0          # times that distance: a row to speak of
+TRIMMED = 0.01          # share of the numbers of a column that its scale does not hear
+ROWS_PER_CHUNK = 4096
+LISTED = 8              # row and column numbers in a sentence
+
+
+class Scaling(NamedTuple):
+    """What the buffers of a robust `RqVae` hold: a row x becomes draw_in((x - mean) / scale / columns, reach)."""
+
+    mean: torch.Tensor          # (D,)
+    scale: torch.Tensor         # ()
+    columns: torch.Tensor       # (D,)  1 for a column of the common scale
+    reach: torch.Tensor         # ()
+    farthest: torch.Tensor      # ()    length of the longest row after drawing in
+
+
+def robust_scaling(features) -> Scaling:
+    """Mean and one scale of (N, D) rows as they are where nothing is unusual, else of the rows drawn in and the
+    columns balanced."""
+    middle = features.median(dim=0).values                          # (D,)
+    spreads = _spreads(features - middle)                           # (D,)
+    some = spreads[spreads > 0]
+    if not len(some):                                               # all rows are equal, or all but a few
+        one = torch.ones_like(middle)
+        far = one[0] * torch.finfo(torch.float32).max
+        return Scaling(features.mean(dim=0), one[0], one, far, far)
+    typical = some.median()
+    columns = torch.where(spreads > FAR_COLUMN * typical, spreads / typical, 1.0)
+    rows = (features - middle) / typical / columns                  # of numbers near 1, whose squares are safe
+    lengths = row_lengths(rows)                                     # (N, 1)
+    reach = REACH * lengths[lengths > 0].median()
+    rows = rows / (lengths / reach).clamp_min(1.0)
+    mean = rows.double().mean(dim=0)
+    scale = (rows - mean).square().mean().sqrt()
+    found = Scaling(*(value.to(features.dtype) for value in (
+        middle + mean * columns.double() * typical, scale * typical, columns, reach / scale, reach)))
+    drawn = draw_in((features - found.mean) / found.scale / columns, found.reach)
+    return found._replace(farthest=row_lengths(drawn).max().clamp_min(found.reach))
+
+
+def plain_scaling(features):
+    """Mean (D,) and one scale () of (N, D) rows, all of which count alike."""
+    mean = features.mean(dim=0)
+    scale = (features - mean).double().square().mean().sqrt().to(features.dtype)
+    return mean, scale if scale > 0 else torch.ones_like(scale)
+
+
+def attainable_error(variances, rest, bits) -> float:
+    """The least error that so many bits an item can leave of it, as a share of its length: near 0 where items spread
+    over few directions, .3 to .7 for sentence embeddings and 24 bits.
+
+    Reverse water-filling (Cover and Thomas, Elements of Information Theory, section 10.3.3).
+
+    Args:
+        variances: (E,) along the principal directions.
+        rest: () the variance outside of them.
+        bits: of an ID.
+    """
+    total = variances.sum() + rest
+    kept = variances[variances > 1e-12 * total].double().sort(descending=True).values
+    if not len(kept):
+        return 0.0
+    counts = torch.arange(1, len(kept) + 1, device=kept.device)
+    # The level of the water if the first n directions stand out of it; the most that do are those that do.
+    water = (kept.log2().cumsum(0) - 2 * bits) / counts
+    standing = int((kept.log2() > water).sum())
+    left = kept.clamp_max(water[standing - 1].exp2()).sum() + rest.clamp_min(0)
+    return (left / total).sqrt().item()
+
+
+def unusual(model, rows_of, count) -> list:
+    """A sentence for each thing that a robust model does to the data: to columns of another scale, to rows far out.
+
+    Args:
+        model: an `RqVae` with robust, initialised.
+        rows_of: gives the (B, D) features of a slice of rows.
+        count: N.
+    """
+    columns = (model.column_scale > 1).nonzero()[:, 0].tolist()
+    border = draw_in(model.reach[None, None] * FAR_ROW / REACH, model.reach)[0, 0]
+    far = []
+    for start in range(0, count, ROWS_PER_CHUNK):
+        lengths = row_lengths(model.standardized(rows_of(slice(start, start + ROWS_PER_CHUNK))))[:, 0]
+        far += (start + (lengths > border).nonzero()[:, 0]).tolist()
+    said = []
+    if columns:
+        more = model.column_scale[columns].min().item()
+        said.append(f"{len(columns)} of {len(model.column_scale)} columns ({_listed(columns)}) have a scale of their own, "
+                    f"{more:.3g} times that of the typical column or more; so that they do not outweigh all others, they "
+                    "are brought to the typical scale; --no-robust takes them as they are")
+    if far:
+        said.append(f"{len(far)} of {count} rows ({_listed(far)}) lie more than {FAR_ROW:.0f} times as far out as the "
+                    "typical row; are they not normalised, or damaged? So that they do not outweigh all others, they "
+                    "are drawn in; --no-robust takes them as they are")
+    return said
+
+
+def _spreads(distances):
+    """(D,) root mean square of each column, its largest numbers cut to where they begin; safe for all that float32
+    holds."""
+    distances = distances.abs()
+    count = len(distances)
+    spared = max(1, int(TRIMMED * count)) if count >= 20 else 0
+    caps = distances.kthvalue(count - spared, dim=0).values         # (D,)
+    caps = torch.where(caps > 0, caps, distances.amax(dim=0))       # all but a few are equal: the few tell
+    cut = torch.minimum(distances, caps) / torch.where(caps > 0, caps, 1.0)
+    return caps * cut.square().mean(dim=0).sqrt()
+
+
+def _listed(numbers):
+    return ", ".join(map(str, numbers[:LISTED])) + (", ..." if len(numbers) > LISTED else "")
