@@ -19,6 +19,7 @@ from ..items.batches import FeatureLoader, split_rows
 from ..items.interactions import Interactions
 from ..model import RqVae
 from ..progress import event_writer_class
+from ..recipe.scaling import unusual
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
@@ -34,7 +35,8 @@ PRESETS = {
     "tiger": recipe.MODEL,          # and what follows from the size of the catalogue, see `by_rule`
     "closed": recipe.MODEL,
 }
-MODEL_OPTIONS = tuple(name for name in inspect.signature(RqVae).parameters if name != "input_dim")
+MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
+                 if name != "input_dim"}
 RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
 
 # What a run that is resumed was begun with, and keeps.
@@ -170,8 +172,8 @@ def find_run(path, folder):
             warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
             notes = loaded.get("rqvae", {}).get("notes") or {}
-            recorded = {**notes, **{name: loaded["hyper_parameters"][name] for name in MODEL_OPTIONS
-                                    if name in loaded["hyper_parameters"]}}
+            recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
+                                                     if name in MODEL_OPTIONS}}     # an older one does not have all
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
 
 
@@ -216,6 +218,9 @@ def train(job, stop):
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"])
+            if job.model.robust and not distributed.rank():
+                for sentence in unusual(job.model, table.rows, len(table)):
+                    warnings.warn(sentence)
         steps = settings["epochs"] * len(train_loader)
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
                    "monitor": "last" if closed else "val_recon_loss"}     # of new items it knows less with every epoch

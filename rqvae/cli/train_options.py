@@ -1,5 +1,7 @@
 """The options of `train`. Needs no torch, so that `--help` answers at once."""
 
+import argparse
+
 from .console import ArgumentParser
 from .item_options import add_interaction_options, add_item_options
 
@@ -39,6 +41,9 @@ def build_parser(program="rqvae") -> ArgumentParser:
     model.add_argument("--latent-dim", type=int, metavar="N", help="width of the latents")
     model.add_argument("--num-embeddings", type=int, metavar="N", help="codes of a level")
     model.add_argument("--num-quantizers", type=int, metavar="N", help="levels, so codes of an item")
+    model.add_argument("--robust", action=argparse.BooleanOptionalAction, default=None,
+                       help="draw in rows and columns that lie far beyond all others, so that they do not outweigh "
+                            "them; not with --preset documented")
     model.add_argument("--commitment-cost", type=float, metavar="F", help="weight of the commitment loss")
     model.add_argument("--activation", help="relu, gelu or silu")
     model.add_argument("--learning-rate", type=float, metavar="F", help="of the optimizer")

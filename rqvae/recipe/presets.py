@@ -87,18 +87,13 @@ def start(model, loader, seed=0) -> None:
         seed: of the sample, and of what is drawn.
     """
     wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
-<<<<<<< HEAD
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:
         sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
-    initialize(model, sample, balance=BALANCE, seed=seed)
-=======
-    attainable = initialize(model, sample_rows(loader.table, wanted, rows=loader.rows, seed=seed), balance=BALANCE,
-                            seed=seed)
+    attainable = initialize(model, sample, balance=BALANCE, seed=seed)
     # Where little is left to learn, Adam's steps, which know no scale, would only shake what the start has found.
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
->>>>>>> 5a47c92 (Single rows and columns rule nothing: robust scale, rows far out drawn in, steps as long as what is left to learn)
 
 
 def training(model, loader, max_epochs, seed=0, *, closed=False):

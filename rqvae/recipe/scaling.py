@@ -93,7 +93,8 @@ def unusual(model, rows_of, count) -> list:
     border = draw_in(model.reach[None, None] * FAR_ROW / REACH, model.reach)[0, 0]
     far = []
     for start in range(0, count, ROWS_PER_CHUNK):
-        lengths = row_lengths(model.standardized(rows_of(slice(start, start + ROWS_PER_CHUNK))))[:, 0]
+        rows = rows_of(slice(start, start + ROWS_PER_CHUNK)).to(model.reach.device)
+        lengths = row_lengths(model.standardized(rows))[:, 0]
         far += (start + (lengths > border).nonzero()[:, 0]).tolist()
     said = []
     if columns:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -328,3 +329,13 @@ def test_the_help_names_every_option_and_its_default(capsys):
     with_help = train.main(["--help"])
     out = capsys.readouterr().out
     assert with_help == 0 and "default: 100" in out and "--val-fraction" in out and "default: tiger" in out
+
+
+def test_rows_far_out_are_named_before_the_training_and_rule_nothing(features, capsys):
+    rows = clustered(200).numpy()
+    rows[[7, 30]] *= 1e5
+    np.save("odd.npy", rows)
+    assert train.main(["--data", "odd.npy", "--epochs", "2", "--num-embeddings", "32", "--hidden-dim", "16"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 200 rows (7, 30) lie more than 10 times as far out" in err and "--no-robust" in err
+    assert int(re.search(r"([\d,]+) distinct IDs", out)[1].replace(",", "")) > 150
