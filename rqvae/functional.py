@@ -28,7 +28,7 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """
     with torch.no_grad():
         x, codebook = _precise(x, codebook)
-        offset = _harmful_offset(codebook)
+        offset = harmful_offset(codebook)
         if offset is not None:
             codebook = codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
@@ -67,7 +67,7 @@ def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         set_to(before)
 
 
-def _harmful_offset(codebook):
+def harmful_offset(codebook):
     """(E,) what to subtract before distances are expanded, or None. Zeros change nothing, to the bit."""
     some = codebook[::len(codebook) // 64 or 1]     # an offset that harms is many times the spread: few codes show it
     mean = some.mean(dim=0)

@@ -12,6 +12,7 @@ from .. import distributed
 from ..collisions import collision_report
 from ..evaluation import code_statistics
 from ..ids.files import save_semantic_ids
+from ..ids.programs import export_program
 from ..ids.publishing import labels_beside, write_outputs
 from ..ids.shards import Shard, merge_shards
 from ..ids.uniqueness import unique_ids
@@ -45,6 +46,10 @@ def work(job) -> int:
         model.save_pretrained(arguments.save_pretrained)
         say(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) "
             "loads it")
+    if arguments.export and not distributed.rank():
+        export_program(model, arguments.export)
+        say(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model alone, nothing "
+            "is moved to make them unique")
     if items is None:
         return 0
     table = items.dataset.table

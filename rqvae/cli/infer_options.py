@@ -9,10 +9,10 @@ from .item_options import add_item_options
 DEFAULT_CKPT, DEFAULT_OUTPUT = "checkpoints/best.ckpt", "semantic_ids.json"
 # Options that another one rules out, and why.
 APART = {
-    "shard": (("unique", "append_to", "format", "report", "merge", "save_pretrained"),
+    "shard": (("unique", "append_to", "format", "report", "merge", "save_pretrained", "export"),
               "a shard holds bare codes; give that option with --merge"),
     "append_to": (("report",), "judge the new table afterwards by --ids TABLE --report"),
-    "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained"),
+    "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained", "export"),
             "IDs in a file are only judged; leave one of them out"),
 }
 NEEDS = {"ids": "report", "pairs": "report", "ids_format": "ids", "num_embeddings": "ids"}
@@ -66,6 +66,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
     add("--num-embeddings", type=int, metavar="N", help="codes of a level of --ids (default: the largest code + 1)")
     add("--save-pretrained", metavar="DIR", help="write the model as a folder with config.json and weights")
+    add("--export", metavar="FILE", help="write features -> codes as a program that runs without this package: .onnx "
+                                         "(needs onnx) or .pt2 (torch.export)")
     return parser
 
 

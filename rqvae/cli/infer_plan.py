@@ -14,6 +14,7 @@ from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, labels_beside, load_published, plan_outputs, published_method,
                               refuse_existing)
+from ..ids.programs import check_program
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..model import RqVae
@@ -54,7 +55,7 @@ def prepare(arguments) -> Job:
     check_report(arguments)
     if arguments.ids:
         return prepare_ids(job)
-    judged_only = arguments.report is not None or arguments.save_pretrained
+    judged_only = arguments.report is not None or arguments.save_pretrained or arguments.export
     asked = arguments.output or arguments.format or arguments.unique or arguments.append_to or arguments.merge
     if arguments.shard:
         if distributed.launched_world() > 1:
@@ -70,6 +71,9 @@ def prepare(arguments) -> Job:
     if arguments.save_pretrained:
         refuse_existing(Path(arguments.save_pretrained) / CONFIG_NAME, arguments.overwrite)
         check_writable(arguments.save_pretrained)
+    if arguments.export:
+        refuse_existing(check_program(arguments.export), arguments.overwrite)
+        check_writable(Path(arguments.export).parent)
     model, run_of = load_model(arguments.ckpt)
     job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt)
     if not job.shard and not job.outputs and arguments.report is None:

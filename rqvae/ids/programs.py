@@ -1,0 +1,193 @@
+"""A trained tokenizer -> a program that gives the codes of features without rqvae: ONNX, or one of torch.export.
+
+Shapes:  B rows   D feature width   E latent width   K codes   L levels
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import __version__, functional
+from ..inference import evaluating
+from ..storage.files import write_atomically
+
+SUFFIXES = (".onnx", ".pt2")
+_OPSET, _IR_VERSION = 18, 8             # of 2022: what runs models reads them
+
+
+def check_program(path) -> Path:
+    """Refuse, before there is anything to write, what `export_program` would refuse.
+
+    Raises:
+        ValueError: another suffix.
+        ImportError: .onnx without the package onnx.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; a tokenizer is exported as .onnx, or as .pt2 for torch")
+    if path.suffix == ".onnx":
+        _onnx()
+    return path
+
+
+def export_program(model, path) -> None:
+    """Write a model's way from features to codes, with scale, norm and codebooks inside.
+
+    Its input is `features`, float32 (B, D) of any B, its output `semantic_ids`, int64 (B, L), or (B,) for
+    one level, as of `generate_semantic_ids`; what makes IDs unique afterwards is in no program.
+
+    - .onnx: for ONNX Runtime and the like, opset 18. About one row in 100,000 stands so exactly between
+      two codes that another order of summing, here as on another machine, gives it the other one.
+    - .pt2: `torch.export.load(path).module()(features)`, in any process that has torch.
+
+    Args:
+        model: an `RqVae`.
+        path: the file; replaced if it exists.
+
+    Raises:
+        ValueError, ImportError: as `check_program`.
+        RuntimeError: the ONNX program gives other codes than the model, which it must have been changed for.
+    """
+    path = check_program(path)
+    content = _onnx_program(model) if path.suffix == ".onnx" else _torch_program(model)
+    write_atomically(path, lambda file: file.write(content))
+
+
+class _Tokenizer(nn.Module):
+    """`generate_semantic_ids` as the forward of a module, which is what torch exports."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features):
+        return self.model.generate_semantic_ids(features)
+
+
+def _torch_program(model) -> bytes:
+    device = model.quantizer.codebooks[0].device
+    with evaluating(model):
+        program = torch.export.export(_Tokenizer(model), (torch.zeros(2, model.input_dim, device=device),),
+                                      dynamic_shapes=({0: torch.export.Dim("rows", min=1)},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)          # paths of this machine
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+class _Graph:
+    """ONNX nodes and constants in the order in which they are added; names are numbered."""
+
+    def __init__(self, onnx):
+        self.onnx, self.nodes, self.constants = onnx, [], []
+
+    def constant(self, value, dtype=np.float32) -> str:
+        value = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
+        return name
+
+    def add(self, kind, *inputs, name=None, **attributes) -> str:
+        name = name or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+
+def _onnx_program(model) -> bytes:
+    onnx = _onnx()
+    graph = _Graph(onnx)
+    _add_codes(graph, _add_latents(graph, "features", model), model.quantizer.codebooks)
+    make, levels = onnx.helper, len(model.quantizer.codebooks)
+    program = make.make_model(
+        make.make_graph(
+            graph.nodes, "semantic_ids",
+            [make.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["rows", model.input_dim])],
+            [make.make_tensor_value_info("semantic_ids", onnx.TensorProto.INT64, ["rows", levels][:1 + (levels > 1)])],
+            graph.constants),
+        opset_imports=[make.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="rqvae",
+        producer_version=__version__)
+    make.set_model_props(program, {"model_type": "rqvae", "hyper_parameters": json.dumps(model.hyper_parameters)})
+    _compare(onnx, program, model)
+    return program.SerializeToString()
+
+
+def _add_latents(graph, features, model) -> str:
+    """What `RqVae.encode` does."""
+    if model.standardize:
+        features = graph.add("Div", graph.add("Sub", features, graph.constant(model.feature_mean)),
+                             graph.constant(model.feature_scale))
+    latents = features
+    for layer in model.encoder.layers:
+        if isinstance(layer, nn.Linear):
+            latents = graph.add("Gemm", latents, graph.constant(layer.weight), graph.constant(layer.bias), transB=1)
+        else:
+            latents = _ACTIVATIONS[type(layer)](graph, latents)
+    if model.encoder.linear is not None:
+        latents = graph.add("Add", latents, graph.add("MatMul", features, graph.constant(model.encoder.linear.weight.T)))
+    if model.latent_norm:
+        width = model.quantizer.embedding_dim
+        latents = graph.add("LayerNormalization", latents, graph.constant(np.ones(width)), graph.constant(np.zeros(width)))
+    return latents
+
+
+def _add_codes(graph, residual, codebooks) -> str:
+    """What the quantizer's `encode` does: |c|^2 - 2 zc orders codes as |z - c| does, and needs one product."""
+    axis, columns = graph.constant([1], np.int64), []
+    for level, codebook in enumerate(codebooks):
+        vectors, rows = codebook.detach(), residual
+        offset = functional.harmful_offset(vectors)
+        if offset is not None:
+            vectors, rows = vectors - offset, graph.add("Sub", residual, graph.constant(offset))
+        distances = graph.add("Gemm", rows, graph.constant(vectors), graph.constant(vectors.double().square().sum(1)),
+                              alpha=-2.0, transB=1)                                         # (B, K)
+        columns.append(graph.add("ArgMin", distances, axis=1, keepdims=1))                  # (B, 1)
+        if level + 1 < len(codebooks):
+            code = graph.add("Squeeze", columns[-1], axis)
+            residual = graph.add("Sub", residual, graph.add("Gather", graph.constant(codebook), code))
+    if len(columns) == 1:
+        return graph.add("Squeeze", columns[0], axis, name="semantic_ids")
+    return graph.add("Concat", *columns, axis=1, name="semantic_ids")
+
+
+def _gelu(graph, x):
+    erf = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5 ** 0.5)))
+    return graph.add("Mul", graph.add("Mul", x, graph.constant(0.5)), graph.add("Add", erf, graph.constant(1.0)))
+
+
+_ACTIVATIONS = {nn.ReLU: lambda graph, x: graph.add("Relu", x), nn.GELU: _gelu,
+                nn.SiLU: lambda graph, x: graph.add("Mul", x, graph.add("Sigmoid", x))}
+
+
+def _compare(onnx, program, model):
+    """Run the program on a few rows by onnx's own slow reference, and hold its codes against the model's."""
+    from onnx.reference import ReferenceEvaluator
+    onnx.checker.check_model(program, full_check=True)
+    rows = torch.randn(64, model.input_dim, generator=torch.Generator().manual_seed(0))
+    if model.standardize:
+        rows = rows * model.feature_scale.cpu() + model.feature_mean.cpu()
+    found, = ReferenceEvaluator(program).run(None, {"features": rows.numpy()})
+    with evaluating(model):
+        wanted = model.generate_semantic_ids(rows.to(model.quantizer.codebooks[0].device)).cpu().numpy()
+    equal = int((found == wanted).reshape(len(rows), -1).all(axis=1).sum())
+    if equal < len(rows) - 2:           # a row may stand between two codes
+        raise RuntimeError(f"the ONNX program gives the model's codes for {equal} of {len(rows)} rows; it is made for "
+                           "RqVae as it is here: export a changed one as .pt2")
+
+
+def _onnx():
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ImportError:
+        raise ImportError("an .onnx file is written with the package onnx: pip install onnx, or export as .pt2, which "
+                          "needs nothing more") from None
+    return onnx
