@@ -6,6 +6,7 @@ Shapes:  B rows   D feature width   E latent width   K codes   L levels
 """
 
 import inspect
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from .functional import draw_in, draw_out, row_lengths
 from .networks import Decoder, Encoder, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
-from .storage import checkpoint
+from .storage import checkpoint, peers
 
 UNBOUNDED = torch.finfo(torch.float32).max
 
@@ -282,6 +283,26 @@ class RqVae(nn.Module):
         """
         config, state_dict = checkpoint.load_folder(folder)
         return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
+
+    @classmethod
+    def from_peer(cls, path, *, activation=None):
+        """The tokenizer that another system trained, with the codes of its own code, in eval mode, on the CPU.
+
+        What theirs has and ours has not, such as dropout, draws a warning. Nothing in the file is executed.
+
+        Args:
+            path: a `.pth` of LC-Rec, LETTER or MiniOneRec, a `.pt` of RQ-VAE-Recommender, genrec or rectokens, or a
+                folder of semantic-id or RQ-VAE-Recommender.
+            activation: "relu" or "silu", for bare weights of RQ-VAE-Recommender or genrec, which do not tell.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: damaged, of none of these systems, or of a model that ours cannot be.
+        """
+        peer = peers.load_peer(path, activation=activation)
+        for remark in peer.remarks:
+            warnings.warn(f"{path}, of {peer.system}: {remark}", stacklevel=2)
+        return cls._restore(path, peer.hyper_parameters, peer.state_dict, None, True, {}).eval()
 
     def load_weights(self, state_dict, found, path, strict=True) -> None:
         """Take the weights of a file, or say how its architecture differs.

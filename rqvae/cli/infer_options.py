@@ -28,7 +28,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
          *(f"  {name:<20}{form.sentence}" for name, form in FORMATS.items())])
     add = parser.add_argument
     add("--ckpt", nargs="?", default=DEFAULT_CKPT, const=DEFAULT_CKPT, metavar="PATH",
-        help=f"the checkpoint, or a folder of --save-pretrained (default: {DEFAULT_CKPT})")
+        help=f"the checkpoint, a folder of --save-pretrained, or a tokenizer that LC-Rec, LETTER, MiniOneRec, "
+             f"RQ-VAE-Recommender, genrec, semantic-id or rectokens saved (default: {DEFAULT_CKPT})")
     add("--batch-size", type=int, default=1024, metavar="N",
         help="rows read at once; the IDs do not depend on it (default: 1024)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

@@ -20,8 +20,9 @@ from ..inference import resolve_device
 from ..model import RqVae
 from ..report.inputs import in_order_of, load_names, load_pairs, trained_and_held_out, training_history
 from ..report.picture import require_matplotlib
-from ..storage.checkpoint import CONFIG_NAME, load_checkpoint
+from ..storage.checkpoint import CONFIG_NAME, CheckpointError, load_checkpoint
 from ..storage.files import check_writable
+from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import OPTIONS
 from .sources import Items, like_recorded, open_items
@@ -96,7 +97,20 @@ def prepare(arguments) -> Job:
 
 
 def load_model(path) -> tuple:
-    """The model of a checkpoint, or of a folder of `--save-pretrained`, and what is known of its training."""
+    """The model of a checkpoint, of a folder of `--save-pretrained`, or of another system; and what is known of its
+    training."""
+    try:
+        return load_own(path)
+    except (CheckpointError, FileNotFoundError) as error:
+        if not Path(path).exists():
+            raise
+        try:
+            return RqVae.from_peer(path), {}
+        except UnknownPeer:
+            raise error from None
+
+
+def load_own(path) -> tuple:
     if not Path(path).is_dir():
         return RqVae.load_from_checkpoint(path), load_checkpoint(path).get("rqvae") or {}
     if not (Path(path) / CONFIG_NAME).exists():

@@ -126,7 +126,7 @@ def load_checkpoint(path, map_location="cpu") -> dict:
     checkpoint["hyper_parameters"] = {
         name: value for name, value in found.items()
         if isinstance(name, str) and not name.startswith("_")}
-    checkpoint["state_dict"] = _bare_weights(checkpoint["state_dict"], path)
+    checkpoint["state_dict"] = bare_weights(checkpoint["state_dict"], path)
     return checkpoint
 
 
@@ -228,14 +228,14 @@ def load_folder(folder) -> tuple:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; expected a folder with {CONFIG_NAME} and "
                               "weights (a .ckpt file is read by load_from_checkpoint)")
-    config = _read_config(folder / CONFIG_NAME)
+    config = read_config(folder / CONFIG_NAME)
     safe, plain = folder / SAFETENSORS_NAME, folder / TORCH_WEIGHTS_NAME
     if safe.exists() and (_safetensors() is not None or not plain.exists()):
-        return config, _bare_weights(_read_safetensors(safe), safe)
+        return config, bare_weights(read_safetensors(safe), safe)
     if not plain.exists():
         raise FileNotFoundError(f"{folder} holds neither {safe.name} nor {plain.name}; "
                                 "expected a folder written by save_pretrained")
-    return config, _bare_weights(read_torch_file(plain, "cpu"), plain)
+    return config, bare_weights(read_torch_file(plain, "cpu"), plain)
 
 
 def _loops(progress, steps, scheduler_steps) -> dict:
@@ -317,7 +317,7 @@ def _plain(value, where):
                     "use numbers, text, lists, dicts and ordinary dense tensors")
 
 
-def _bare_weights(state_dict, path) -> OrderedDict:
+def bare_weights(state_dict, path) -> OrderedDict:
     """Names without the prefixes that DistributedDataParallel and torch.compile put before them."""
     if not isinstance(state_dict, dict):
         raise CheckpointError(f"{path}: the weights are a {type(state_dict).__name__}, "
@@ -337,7 +337,7 @@ def _bare_weights(state_dict, path) -> OrderedDict:
     return weights
 
 
-def _read_config(path) -> dict:
+def read_config(path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found; expected a folder written by save_pretrained")
     try:
@@ -351,7 +351,7 @@ def _read_config(path) -> dict:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def _read_safetensors(path) -> dict:
+def read_safetensors(path) -> dict:
     package = _safetensors()
     if package is None:
         raise ImportError(f"{path} needs the package safetensors: pip install safetensors, or save "

@@ -37,14 +37,27 @@ STORAGES = {
     "torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8,
     "torch.ByteStorage": torch.uint8, "torch.BoolStorage": torch.bool}
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-_ORDERED = "collections.OrderedDict"
+_ORDERED, _SET = "collections.OrderedDict", "builtins.set"
 _KNOWN = {_ORDERED, _TENSOR, _PARAMETER, *STORAGES}
 # What the hyper-parameters in files of others are made of: read as inert stand-ins, never imported.
 _ATTRIBUTE_DICTS = {f"{module}.AttributeDict" for module in (
     "lightning_fabric.utilities.data", "lightning.fabric.utilities.data",
     "lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing")}
+# The whole models of others, which stand in their files beside the weights.
+_MODELS = {f"{package}.{name}" for package, names in {
+    "torch.nn.modules": "activation.ReLU activation.SiLU container.ModuleList container.Sequential dropout.Dropout "
+                        "linear.Identity linear.Linear sparse.Embedding",
+    "modules": "encoder.MLP loss.CategoricalReconstuctionLoss loss.QuantizeLoss loss.ReconstructionLoss "
+               "normalize.L2NormalizationLayer quantize.Quantize quantize.QuantizeDistance "
+               "quantize.QuantizeForwardMode rqvae.RqVae",
+    "genrec": "models.rqvae.Quantize models.rqvae.QuantizeDistance models.rqvae.QuantizeForwardMode "
+              "models.rqvae.RqVae modules.encoder.MLP modules.loss.CategoricalReconstructionLoss "
+              "modules.loss.QuantizeLoss modules.loss.ReconstructionLoss modules.normalize.L2Norm",
+    "rectokens": "codebooks.euclidean.EuclideanCodebook quantizers.kmeans.KMeansQuantizer "
+                 "quantizers.residual.ResidualQuantizer tokenizers.rq_kmeans.RQKMeansTokenizer"}.items()
+    for name in names.split()}
 _STAND_INS = {
-    "argparse.Namespace", "collections.defaultdict", "typing.Any", "builtins.dict", "builtins.list",
+    *_MODELS, _SET, "argparse.Namespace", "collections.defaultdict", "typing.Any", "builtins.dict", "builtins.list",
     "builtins.int", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig",
     "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", *(
         f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Integer", "Float", "String", "Boolean"))}
@@ -312,7 +325,8 @@ def _fill(kind, target, popped):
 
 def _called(callee, arguments, seen):
     """What a known function or class makes of its arguments."""
-    if type(callee) is not _Name or type(arguments) is not tuple or (callee == _ORDERED and arguments):
+    if type(callee) is not _Name or type(arguments) is not tuple or (callee == _ORDERED and arguments) or (
+            callee == _SET and arguments != ([],)):             # each module of torch has an empty one
         raise CheckpointError(f"builds objects as torch.save never does; {_WAY_OUT}")
     if callee == _TENSOR:
         return _tensor(*arguments[:4], seen)

@@ -1,5 +1,6 @@
 """The command line of infer.py: what it writes, what it shows, and how it refuses."""
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -315,3 +316,39 @@ def test_a_folder_of_something_else_names_the_checkpoint_in_it(trained, capsys):
     assert refused(["--ckpt", "checkpoints"], capsys) == (
         "error: checkpoints is a folder without config.json; name a checkpoint, such as checkpoints/best.ckpt, or a "
         "folder of --save-pretrained")
+
+
+def test_a_tokenizer_of_another_system_goes_where_a_checkpoint_goes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    features = clustered(200)
+    np.save("items.npy", features.numpy())
+    encoder, decoder = (torch.nn.Sequential(torch.nn.Linear(fan_in, 16), torch.nn.ReLU(), torch.nn.Linear(16, fan_out))
+                        for fan_in, fan_out in ((12, 4), (4, 12)))
+    codebooks = [torch.randn(8, 4) / (level + 1) for level in range(3)]
+    state = {f"{part}.mlp_layers.{1 if name[0] == '0' else 4}.{name[2:]}": tensor
+             for part, module in (("encoder", encoder), ("decoder", decoder)) for name, tensor in module.state_dict().items()}
+    state |= {f"rq.vq_layers.{level}.embedding.weight": codebook for level, codebook in enumerate(codebooks)}
+    torch.save({"args": argparse.Namespace(dropout_prob=0.1), "state_dict": state}, "best.pth", pickle_protocol=4)
+    residual, expected = encoder(features).detach(), []
+    for codebook in codebooks:
+        expected.append(torch.cdist(residual, codebook).argmin(1))
+        residual = residual - codebook[expected[-1]]
+    expected = torch.stack(expected, 1).numpy()
+
+    assert infer.main(["--ckpt", "best.pth", "--data", "items.npy", "--output", "ids.npy", "--unique", "none"]) == 0
+    assert np.array_equal(load_semantic_ids("ids.npy").codes, expected)
+    assert "best.pth, of LC-Rec, LETTER or MiniOneRec: its dropout of 0.1 is left out" in capsys.readouterr().err
+    assert infer.main(["--ckpt", "best.pth", "--data", "items.npy", "--unique", "suffix", "--format", "lcrec", "tiger",
+                       "--output", "out", "--report", "--save-pretrained", "model"]) == 0
+    assert np.array_equal(np.load("out/tiger.npy")[:, :3], expected)
+    assert "Report on 200 items" in capsys.readouterr().out
+    assert torch.equal(RqVae.from_pretrained("model").generate_semantic_ids(features), torch.from_numpy(expected))
+    assert "does not say what it was trained on" in refused(["--ckpt", "best.pth", "--output", "a.json"], capsys)
+
+    torch.save({"model": {"layers.0.embedding.weight": torch.randn(8, 4)}, "model_config": {"codebook_normalize": True}},
+               "unit.pt")
+    assert "divides each latent by its length" in refused(["--ckpt", "unit.pt", "--data", "items.npy", "--output", "a.json"],
+                                                          capsys)
+    torch.save({"weights": 1}, "other.pt")
+    assert "other.pt has no 'state_dict'" in refused(["--ckpt", "other.pt", "--data", "items.npy", "--output", "a.json"],
+                                                     capsys)
