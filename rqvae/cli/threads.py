@@ -2,15 +2,20 @@
 
 Torch's OpenMP threads spin while they wait for work. On a machine with nothing else to do that saves a few
 microseconds a call; beside other work, or under a quota of CPU time, the one that spins keeps the one that works from
-running. tests/benchmarks/bench_threads.py measures it.
+running. So they sleep; and as waking them costs more than a small step gains by them, training has one for every
+ROWS_PER_THREAD rows of a batch. tests/benchmarks/bench_threads.py measures it.
 """
 
+import contextlib
 import math
 import os
 import sys
 from pathlib import Path
 
+ROWS_PER_THREAD = 128       # of a training step; at 128 rows one thread is as fast as two, at 256 two are faster
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+_SETTLED = "RQVAE_THREADS_SETTLED"                  # says that the settings are ours, to this process and to its workers
 
 
 def settle_threads(environ=os.environ) -> None:
@@ -19,6 +24,20 @@ def settle_threads(environ=os.environ) -> None:
         return
     environ["OMP_NUM_THREADS"] = str(usable_cpus())
     environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    environ[_SETTLED] = "1"
+
+
+@contextlib.contextmanager
+def training_threads(batch_size, environ=os.environ):
+    """While the block lasts, no more threads than training steps of this size use; nothing where the user has chosen."""
+    import torch
+    threads = torch.get_num_threads()
+    if _SETTLED in environ:
+        torch.set_num_threads(max(1, min(threads, batch_size // ROWS_PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def usable_cpus(root="/") -> int:

@@ -27,6 +27,7 @@ from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
 from .item_options import INTERACTIONS, OPTIONS
 from .sources import Items, open_interactions, open_items
+from .threads import training_threads
 from .train_options import DEFAULTS
 
 # What each preset departs from the documented model and training in.
@@ -228,11 +229,12 @@ def train(job, stop):
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:
-        return fit(
-            job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
-            checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-            notes={**settings, **job.items.places}, **job.how, **options,
-        )
+        with training_threads(settings["batch_size"]):
+            return fit(
+                job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
+                checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
+                notes={**settings, **job.items.places}, **job.how, **options,
+            )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name
         say(f"Stopped by {name}; saved. Resume with: {command(job.program, 'train', '--resume', interrupted.path)}")

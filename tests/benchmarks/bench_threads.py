@@ -21,6 +21,7 @@ from rqvae.cli.threads import CHOSEN_BY_USER, settle_threads, usable_cpus  # noq
 WORK = """
 import sys, time, torch
 from rqvae import FeatureLoader, RqVae, batch_inference, fit, recipe
+from rqvae.cli.threads import training_threads
 kind, steps = sys.argv[1], int(sys.argv[2])
 torch.manual_seed(0)
 batch = int(kind.split()[1]) if kind != "encode" else 256
@@ -34,7 +35,9 @@ else:
     optimizers = recipe.configure_optimizers(model, steps)
     fit(model, loader, max_epochs=1, device="cpu", optimizers=optimizers, progress=False)
     start = time.perf_counter()
-    fit(model, loader, max_epochs=max(1, steps // 30 * 64 // max(batch, 64)), device="cpu", optimizers=optimizers, progress=False)
+    with training_threads(batch):
+        fit(model, loader, max_epochs=max(1, steps // 30 * 64 // max(batch, 64)), device="cpu", optimizers=optimizers,
+            progress=False)
 print(time.perf_counter() - start)
 """
 BUSY = "import time\nwhile True: sum(range(10**6))"
@@ -46,7 +49,7 @@ def settings():
     settle_threads(chosen)
     return {"default": {}, "1 thread": {"OMP_NUM_THREADS": "1"},
             "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-            "spin 1000": {"GOMP_SPINCOUNT": "1000"}, "spin 10000": {"GOMP_SPINCOUNT": "10000"},
+            **{f"spin {n}": {"GOMP_SPINCOUNT": str(n)} for n in (100, 300, 1000, 10000)},
             f"{2 * usable_cpus()} threads": {"OMP_NUM_THREADS": str(2 * usable_cpus())},
             f"{2 * usable_cpus()} passive": {"OMP_NUM_THREADS": str(2 * usable_cpus()), "OMP_WAIT_POLICY": "PASSIVE"},
             "chosen": chosen}
@@ -64,10 +67,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside")
-    parser.add_argument("--kinds", nargs="+", default=["train 64", "train 256", "train 1024", "encode"])
+    parser.add_argument("--kinds", nargs="+", default=["train 64", "train 128", "train 256", "train 1024", "encode"])
+    parser.add_argument("--settings", nargs="+", metavar="NAME", help="of the columns (default: all)")
     arguments = parser.parse_args()
     ways = settings()
-    print(f"{usable_cpus()} CPUs; chosen: {ways['chosen']}")
+    ways = {name: ways[name] for name in arguments.settings or ways}
+    print(f"{usable_cpus()} CPUs; chosen: {settings()['chosen']}")
     print(f"{'beside':>6} {'work':<11}" + "".join(f"{name:>12}" for name in ways) + "  chosen / best of default, 1 thread")
     for load in arguments.loads:
         others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(load)]
@@ -78,9 +83,9 @@ def main():
                     for name, added in ways.items():
                         taken[name].append(seconds(kind, arguments.steps, added))
                 median = {name: statistics.median(values) for name, values in taken.items()}
-                best = min(median["default"], median["1 thread"])
+                best = min(median.get(name, float("nan")) for name in ("default", "1 thread"))
                 print(f"{load:>6} {kind:<11}" + "".join(f"{median[name]:>12.2f}" for name in ways)
-                      + f"  {median['chosen'] / best:.2f}", flush=True)
+                      + f"  {median.get('chosen', float('nan')) / best:.2f}", flush=True)
         finally:
             for other in others:
                 other.kill()

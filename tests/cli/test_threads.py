@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from rqvae.cli.threads import CHOSEN_BY_USER, settle_threads, usable_cpus
-from samples import ROOT
+from rqvae import FeatureLoader, RqVae, batch_inference, recipe
+from rqvae.cli import threads
+from rqvae.cli.threads import CHOSEN_BY_USER, settle_threads, training_threads, usable_cpus
+from samples import ROOT, clustered
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -69,3 +72,24 @@ def test_the_commands_settle_before_torch_is_loaded_and_the_library_never_does()
     code = "import os, rqvae\nrqvae.RqVae, rqvae.fit\nprint('OMP_NUM_THREADS' in os.environ)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("batch_size, ours, expected", [(32, True, 1), (128, True, 1), (255, True, 1), (256, True, 2),
+                                                        (8192, True, 3), (32, False, 3)])
+def test_small_steps_are_taken_with_fewer_threads_and_all_are_back_afterwards(batch_size, ours, expected):
+    torch.set_num_threads(3)
+    with training_threads(batch_size, {threads._SETTLED: "1"} if ours else {}):
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == 3
+
+
+def test_the_semantic_ids_do_not_depend_on_the_number_of_threads():
+    features = clustered(3000, width=64)
+    torch.manual_seed(0)
+    model = RqVae(**recipe.model_options(64))
+    recipe.start(model, FeatureLoader(features, 64, shuffle=True))
+    codes = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        codes.append(batch_inference(model, FeatureLoader(features, 64), device="cpu"))
+    assert torch.equal(codes[0], codes[1]) and torch.equal(codes[0], codes[2])
