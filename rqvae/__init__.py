@@ -27,18 +27,20 @@ _ROOM_OF = {name: room for room, names in _MENU.items() for name in names}
 
 __all__ = [*_ROOM_OF, "__version__"]
 
-if TYPE_CHECKING:
-    from .evaluation import evaluate_quantization, evaluate_reconstruction, evaluate_semantic_ids
-    from .ids.files import load_semantic_ids, save_semantic_ids
-    from .ids.resolution import resolve_collisions
-    from .inference import batch_inference
-    from .items.amazon_p5 import P5AmazonItemDataset
-    from .items.batches import FeatureDataset, FeatureLoader
-    from .items.tables import open_features
-    from .model import RqVae
-    from .networks import Decoder, Encoder
-    from .quantize import ResidualQuantizer, VectorQuantizer
-    from .training import fit
+if TYPE_CHECKING:                   # `as` says to a checker that the name is public
+    from .evaluation import (evaluate_quantization as evaluate_quantization,
+                             evaluate_reconstruction as evaluate_reconstruction,
+                             evaluate_semantic_ids as evaluate_semantic_ids)
+    from .ids.files import load_semantic_ids as load_semantic_ids, save_semantic_ids as save_semantic_ids
+    from .ids.resolution import resolve_collisions as resolve_collisions
+    from .inference import batch_inference as batch_inference
+    from .items.amazon_p5 import P5AmazonItemDataset as P5AmazonItemDataset
+    from .items.batches import FeatureDataset as FeatureDataset, FeatureLoader as FeatureLoader
+    from .items.tables import open_features as open_features
+    from .model import RqVae as RqVae
+    from .networks import Decoder as Decoder, Encoder as Encoder
+    from .quantize import ResidualQuantizer as ResidualQuantizer, VectorQuantizer as VectorQuantizer
+    from .training import fit as fit
 
 
 def __getattr__(name):

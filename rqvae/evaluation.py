@@ -3,6 +3,10 @@
 Shapes:  B rows   D feature width   N items   K codes   L levels
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -11,7 +15,8 @@ from .functional import perplexity
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
 
-def evaluate_reconstruction(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
+def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
+                            device: str | torch.device = CUDA_UNLESS_NAMED) -> dict:
     """Reconstruction error over a loader.
 
     Args:
@@ -54,7 +59,8 @@ def evaluate_reconstruction(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict
     }
 
 
-def evaluate_quantization(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
+def evaluate_quantization(model: torch.nn.Module, dataloader: Any,
+                          device: str | torch.device = CUDA_UNLESS_NAMED) -> dict:
     """How many codes are used, and how evenly.
 
     Args and errors: as `evaluate_reconstruction`.
@@ -86,7 +92,8 @@ def code_statistics(codes, num_embeddings) -> dict:
     }
 
 
-def evaluate_semantic_ids(model, dataloader, device=CUDA_UNLESS_NAMED) -> dict:
+def evaluate_semantic_ids(model: torch.nn.Module, dataloader: Any,
+                          device: str | torch.device = CUDA_UNLESS_NAMED) -> dict:
     """How well the semantic IDs tell items apart.
 
     Args and errors: as `evaluate_reconstruction`.

@@ -3,10 +3,13 @@
 Shapes:  N items   D feature width   L levels
 """
 
+from __future__ import annotations
+
 import contextlib
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +102,8 @@ def _cut(rows):
     return (rows[first:first + ROWS_PER_CHUNK] for first in range(0, len(rows), ROWS_PER_CHUNK))
 
 
-def batch_inference(model, dataloader, device=CUDA_UNLESS_NAMED) -> torch.Tensor:
+def batch_inference(model: torch.nn.Module, dataloader: Any,
+                    device: str | torch.device = CUDA_UNLESS_NAMED) -> torch.Tensor:
     """Semantic IDs of every item of a loader, in order.
 
     Rows are encoded in chunks of one fixed size, whatever the loader's batches are: the IDs do not

@@ -5,9 +5,12 @@ Knows nothing of epochs, loaders or devices.
 Shapes:  B rows   D feature width   E latent width   K codes   L levels
 """
 
+from __future__ import annotations
+
 import inspect
+import os
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -68,9 +71,9 @@ class RqVae(nn.Module):
     def __init__(
         self,
         input_dim: int = 768,
-        hidden_dim: int = 512,
+        hidden_dim: int | list[int] = 512,
         latent_dim: int = 256,
-        num_embeddings: int = 1024,
+        num_embeddings: int | list[int] = 1024,
         commitment_cost: float = 0.25,
         learning_rate: float = 1e-3,
         *,
@@ -166,7 +169,7 @@ class RqVae(nn.Module):
         variance = latents.square().mean(dim=1, keepdim=True)       # (B, 1)
         return latents / (variance.lerp(self.latent_variance, self.latent_share) + 1e-5).sqrt()
 
-    def decode(self, semantic_ids) -> torch.Tensor:
+    def decode(self, semantic_ids: Any) -> torch.Tensor:
         """The features that semantic IDs stand for: (B,) or (B, L) integers -> (B, D).
 
         An array or a list will do, such as the codes of `load_semantic_ids`; fewer columns decode a prefix,
@@ -245,7 +248,8 @@ class RqVae(nn.Module):
         }
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path, map_location=None, strict=True, **hyper_parameter_overrides):
+    def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike, map_location: Any = None, strict: bool = True,
+                             **hyper_parameter_overrides: Any) -> RqVae:
         """The model of a `.ckpt` file, ours or Lightning's; nothing in the file is executed.
 
         Args:
@@ -263,7 +267,7 @@ class RqVae(nn.Module):
         return cls._restore(checkpoint_path, loaded["hyper_parameters"], loaded["state_dict"],
                             map_location, strict, hyper_parameter_overrides)
 
-    def save_pretrained(self, folder, *, safe_serialization=None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None) -> None:
         """Write `config.json` and the weights into `folder`, created if missing.
 
         Args:
@@ -276,7 +280,7 @@ class RqVae(nn.Module):
         checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization)
 
     @classmethod
-    def from_pretrained(cls, folder, **hyper_parameter_overrides):
+    def from_pretrained(cls, folder: str | os.PathLike, **hyper_parameter_overrides: Any) -> RqVae:
         """The model that `save_pretrained` wrote, in eval mode, on the CPU, loaded strictly.
 
         Raises: as `load_from_checkpoint`.
@@ -285,7 +289,7 @@ class RqVae(nn.Module):
         return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
 
     @classmethod
-    def from_peer(cls, path, *, activation=None):
+    def from_peer(cls, path: str | os.PathLike, *, activation: str | None = None) -> RqVae:
         """The tokenizer that another system trained, with the codes of its own code, in eval mode, on the CPU.
 
         What theirs has and ours has not, such as dropout, draws a warning. Nothing in the file is executed.
@@ -304,7 +308,7 @@ class RqVae(nn.Module):
             warnings.warn(f"{path}, of {peer.system}: {remark}", stacklevel=2)
         return cls._restore(path, peer.hyper_parameters, peer.state_dict, None, True, {}).eval()
 
-    def load_weights(self, state_dict, found, path, strict=True) -> None:
+    def load_weights(self, state_dict: dict, found: dict, path: str | os.PathLike, strict: bool = True) -> None:
         """Take the weights of a file, or say how its architecture differs.
 
         Args:
@@ -319,7 +323,7 @@ class RqVae(nn.Module):
         self.check_weights(state_dict, found, path, strict)
         self.load_state_dict(state_dict, strict=False)
 
-    def check_weights(self, state_dict, found, path, strict=True) -> None:
+    def check_weights(self, state_dict: dict, found: dict, path: str | os.PathLike, strict: bool = True) -> None:
         """The errors of `load_weights`, without loading."""
         own = self.state_dict()
         missing = [name for name in own if name not in state_dict]

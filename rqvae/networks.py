@@ -3,6 +3,8 @@
 Shapes:  B rows   D feature width   E latent width
 """
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 
@@ -34,7 +36,8 @@ class Encoder(nn.Module):
             is linear need not be learned through it.
     """
 
-    def __init__(self, input_dim, hidden_dim, latent_dim, *, activation="relu", linear_path=False):
+    def __init__(self, input_dim: int, hidden_dim: int | list[int], latent_dim: int, *, activation: str = "relu",
+                 linear_path: bool = False):
         super().__init__()
         self.layers = _stack([input_dim, *hidden_widths(hidden_dim), latent_dim], activation)
         self.linear = _beside(self.layers, input_dim, latent_dim) if linear_path else None
@@ -56,7 +59,8 @@ class Decoder(nn.Module):
         linear_path: as in `Encoder`.
     """
 
-    def __init__(self, latent_dim, hidden_dim, output_dim, *, activation="relu", linear_path=False):
+    def __init__(self, latent_dim: int, hidden_dim: int | list[int], output_dim: int, *, activation: str = "relu",
+                 linear_path: bool = False):
         super().__init__()
         self.layers = _stack([latent_dim, *hidden_widths(hidden_dim), output_dim], activation)
         self.linear = _beside(self.layers, latent_dim, output_dim) if linear_path else None

@@ -3,7 +3,9 @@
 Shapes:  B rows   E vector width   K codes   L levels
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
 
 import torch
 from torch import nn
@@ -78,13 +80,13 @@ class VectorQuantizer(nn.Module):
         """Vectors of codes: (B,) int64 -> (B, E)."""
         return self.embeddings(codes)
 
-    def losses(self, inputs, vectors):
+    def losses(self, inputs: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Commitment and embedding loss (arXiv 1711.00937, equation 3), each a mean over rows and width."""
         commitment = self.commitment_cost * F.mse_loss(vectors.detach(), inputs)
         embedding = F.mse_loss(vectors, inputs.detach()) if self.ema_decay is None else inputs.new_zeros(())
         return commitment, embedding
 
-    def forward(self, inputs: torch.Tensor, assign=None) -> Quantized:
+    def forward(self, inputs: torch.Tensor, assign: Callable | None = None) -> Quantized:
         """(B, E) -> `Quantized`, with codes (B,).
 
         Args:
@@ -205,7 +207,7 @@ class ResidualQuantizer(nn.Module):
         """Sum of the codes' vectors: (B, L) int64 -> (B, E). Fewer columns decode a prefix."""
         return sum(level.decode(column) for level, column in zip(self.levels, codes.unbind(dim=1)))
 
-    def forward(self, inputs: torch.Tensor, assign=None) -> Quantized:
+    def forward(self, inputs: torch.Tensor, assign: Callable | None = None) -> Quantized:
         """(B, E) -> `Quantized`, with codes (B, L) and losses summed over the levels.
 
         Args:

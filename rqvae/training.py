@@ -3,11 +3,15 @@
 Decides nothing for the process: seeds, signals and global settings belong to the scripts.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
+import os
 import time
 from pathlib import Path
+from typing import Any, Callable, Iterable
 
 import torch
 
@@ -33,24 +37,24 @@ class TrainingDiverged(RuntimeError):
 
 
 def fit(
-    model,
-    train_dataloader,
-    val_dataloader=None,
+    model: torch.nn.Module,
+    train_dataloader: Iterable[dict],
+    val_dataloader: Iterable[dict] | None = None,
     *,
-    max_epochs=100,
-    device="auto",
-    checkpoint_dir=None,
-    resume_from=None,
-    optimizers=None,
-    monitor="val_loss",
-    fused=False,
-    amp=False,
-    compile=False,
-    stop=None,
-    notes=None,
-    progress=True,
-    tensorboard=False,
-) -> list:
+    max_epochs: int = 100,
+    device: str | torch.device = "auto",
+    checkpoint_dir: str | os.PathLike | None = None,
+    resume_from: str | os.PathLike | None = None,
+    optimizers: Any = None,
+    monitor: str = "val_loss",
+    fused: bool = False,
+    amp: bool = False,
+    compile: bool = False,
+    stop: Callable[[], bool] | None = None,
+    notes: dict | None = None,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> list[dict]:
     """Train a model as the documented Lightning system does, to the bit, and resume it exactly.
 
     An epoch is: every training batch (`training_step`, backward, optimizer step), every validation

@@ -262,3 +262,34 @@ def test_the_menu_names_what_a_user_types():
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_room_has_its_doorplate(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
+
+
+def test_the_public_signatures_satisfy_a_type_checker(tmp_path):
+    pytest.importorskip("mypy")
+    options = ["--python-executable", sys.executable, "--ignore-missing-imports", "--follow-imports=silent",
+               "--cache-dir", str(tmp_path), "--disallow-any-unimported"]
+
+    def check(path):
+        return subprocess.run([sys.executable, "-m", "mypy", *options, str(path)], cwd=ROOT, capture_output=True, text=True)
+    good = check(ROOT / "tests" / "typical_uses.py")
+    assert good.returncode == 0, good.stdout
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from rqvae import FeatureLoader, RqVae, batch_inference, fit\n"
+                     "fit(RqVae(64), max_epoch=3)\nbatch_inference(3, [])\nFeatureLoader([[1.0]], 'four')\n")
+    bad = check(wrong)
+    assert bad.returncode == 1 and bad.stdout.count("error:") >= 3, bad.stdout
+
+
+def test_every_public_signature_is_annotated():
+    import inspect
+
+    import rqvae
+    for name in rqvae.__all__:
+        thing = getattr(rqvae, name)
+        functions = [thing] if inspect.isfunction(thing) else [
+            getattr(function, "__func__", function) for key, function in vars(thing).items()
+            if not key.startswith("_") or key == "__init__"] if inspect.isclass(thing) else []
+        for function in filter(inspect.isfunction, functions):
+            for parameter in inspect.signature(function).parameters.values():
+                assert parameter.name in ("self", "cls") or parameter.annotation is not parameter.empty, \
+                    f"{function.__qualname__}: {parameter.name}"

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from array import array
 from json.decoder import scanstring
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -42,7 +43,8 @@ class SemanticIds(NamedTuple):
     names: list[str] | None         # N, or None where the file has none
 
 
-def save_semantic_ids(codes, path, *, item_ids=None, names=None, overwrite=False) -> None:
+def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence | None = None,
+                      names: Sequence[str] | None = None, overwrite: bool = False) -> None:
     """Write semantic IDs in the form that the suffix of `path` names.
 
     - .json: the index of LC-Rec, LETTER and MiniOneRec, `{"0": ["<a_183>", "<b_70>"], ...}`; its
@@ -133,7 +135,7 @@ def _utf8(text):
     return text.encode("utf-8", "backslashreplace")
 
 
-def load_semantic_ids(path) -> SemanticIds:
+def load_semantic_ids(path: str | os.PathLike) -> SemanticIds:
     """Read what `save_semantic_ids` wrote.
 
     Safe on any content: nothing in a file is ever run, and memory stays within a small multiple

@@ -9,7 +9,7 @@ Shapes:  N items   M items published before   L levels   K codes of a level   E 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -27,8 +27,8 @@ class Resolution(NamedTuple):
     after: dict             # collision_report of what goes out, published IDs included
 
 
-def resolve_collisions(codes, latents=None, codebooks=None, *, method=None, num_embeddings=None,
-                       taken=None) -> Resolution:
+def resolve_collisions(codes: Any, latents: Any = None, codebooks: Any = None, *, method: str | None = None,
+                       num_embeddings: int | Sequence[int] | None = None, taken: Any = None) -> Resolution:
     """Give every item an ID of its own. An ID without a collision never changes.
 
     "nearest": the closest of the items that share an ID keeps it. The others leave in turn, those

@@ -9,10 +9,13 @@ Expected, as unpacked from P5_data.zip, for each split (beauty, sports, toys):
 Shapes:  N items, item number n in row n - 1   D feature width   L levels   T items of one user
 """
 
+from __future__ import annotations
+
 import ast
 import gzip
 import html
 import json
+import os
 import re
 import warnings
 import zlib
@@ -68,8 +71,9 @@ class P5AmazonItemDataset(FeatureDataset):
             not one row an item.
     """
 
-    def __init__(self, root, split="beauty", train_test_split="all", *, features=None,
-                 model_name=DEFAULT_ENCODER, batch_size=32, device="auto"):
+    def __init__(self, root: str | os.PathLike, split: str = "beauty", train_test_split: str = "all", *,
+                 features: Any = None, model_name: str = DEFAULT_ENCODER, batch_size: int = 32,
+                 device: str | torch.device = "auto"):
         if train_test_split not in ("train", "eval", "all"):
             raise ValueError("train_test_split must be 'train', 'eval' or 'all', "
                              f"got {train_test_split!r}")

@@ -9,6 +9,7 @@ Shapes:  N rows (items)   D feature width   B rows in a batch   M rows in a samp
 from __future__ import annotations
 
 import hashlib
+from typing import Any, Iterator, Sequence
 
 import torch
 
@@ -36,17 +37,17 @@ class FeatureDataset(torch.utils.data.Dataset):
         ValueError: there are not as many names as rows; and what `open_features` raises.
     """
 
-    def __init__(self, features, *, item_ids=None, names=None):
+    def __init__(self, features: Any, *, item_ids: Any = None, names: Sequence[str] | None = None):
         self.table = open_features(features, item_ids=item_ids)
         self.names = None if names is None else list(names)
         if self.names is not None and len(self.names) != len(self.table):
             raise ValueError(f"names has {len(self.names)} entries, {self.table.source} has "
                              f"{len(self.table)} rows; expected one for each row")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         return {"features": self.table.rows([index])[0]}
 
     def __getitems__(self, indices):
@@ -81,7 +82,8 @@ class FeatureLoader:
         IndexError: `rows` names one that the table does not have.
     """
 
-    def __init__(self, features, batch_size, *, shuffle=False, seed=0, rows=None, device=None, share=(0, 1)):
+    def __init__(self, features: Any, batch_size: int, *, shuffle: bool = False, seed: int = 0, rows: Any = None,
+                 device: str | torch.device | None = None, share: tuple[int, int] = (0, 1)):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         is_dataset = isinstance(features, FeatureDataset)
@@ -94,17 +96,17 @@ class FeatureLoader:
         self._resident = self._placed() if self.device.type == "cuda" else None   # (num_rows, D)
         self._fingerprint = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict]:
         return self.batches_from(0)
 
-    def set_epoch(self, epoch) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Choose which epoch's order the next iteration has."""
         self.epoch = int(epoch)
 
-    def batches_from(self, start):
+    def batches_from(self, start: int) -> Iterator[dict]:
         """Iterate this epoch without its first `start` batches, which are not read."""
         if start < 0:
             raise ValueError(f"start must be at least 0, got {start}")
@@ -126,7 +128,7 @@ class FeatureLoader:
         parts = content.encode(), hashlib.sha256(rows).digest(), order.encode()
         return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
 
-    def at(self, positions) -> torch.Tensor:
+    def at(self, positions: Any) -> torch.Tensor:
         """(B, D) features on the device, of positions 0 to num_rows - 1: a slice or an int64 tensor."""
         if self._resident is not None:
             rows = self._resident[positions]

@@ -14,6 +14,7 @@ import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ _LISTED = 8                 # row numbers in a message
 _SCALE = "scale the features first, to rows of length 1 for example"
 
 
-def open_features(source, *, key=None, item_ids=None) -> FeatureTable:
+def open_features(source: Any, *, key: str | None = None, item_ids: Any = None) -> FeatureTable:
     """The (N, D) table that `source` holds, left where it is: only headers are read now.
 
     Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
