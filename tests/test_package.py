@@ -1,6 +1,7 @@
 """The house: who imports whom, what the package never does, and that it works under another name."""
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ WINGS = {
 MOST_MODULES = 14           # in one folder; one that grows past it has a second thing in it
 
 
+@functools.lru_cache(maxsize=None)
 def modules():
     """Dotted name inside the package -> its tree; a wing's own `__init__` is "wing.__init__"."""
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
