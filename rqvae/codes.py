@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .storage.item_ids import of_one_kind, rows_by_text
+
 
 def as_array(values) -> np.ndarray:
     """A tensor on any device, or whatever numpy takes, as an array."""
@@ -83,18 +85,21 @@ def as_labels(labels, items, name) -> list[str] | None:
     return labels
 
 
-def as_item_ids(item_ids, items) -> list[str] | None:
-    """Item IDs as a list of text, one for each item and no two alike, or None for None.
+def as_item_ids(item_ids, items) -> list | None:
+    """Item IDs as a list of text or of integers, one for each item and no two alike, or None for None.
 
     Raises:
-        ValueError: there are more or fewer, one is empty, or two are equal.
+        ValueError: there are more or fewer, one is neither or empty, or two are equal, 5 and "5" included.
     """
-    item_ids = as_labels(item_ids, items, "item_ids")
-    row_of = {}
-    for row, item_id in enumerate(item_ids or ()):
-        if not item_id:
-            raise ValueError(f"item_ids must not be empty, but that of row {row} is")
-        if row_of.setdefault(item_id, row) != row:
-            raise ValueError(f"item_ids must differ, but rows {row_of[item_id]} and {row} are both "
-                             f"{item_id!r}")
+    if item_ids is None:
+        return None
+    item_ids = item_ids.tolist() if hasattr(item_ids, "tolist") else list(item_ids)
+    item_ids = [item.item() if isinstance(item, np.generic) else item for item in item_ids]
+    if len(item_ids) != items:
+        raise ValueError(f"item_ids must hold one entry for each of the {items} items, got {len(item_ids)}")
+    try:
+        item_ids = of_one_kind(item_ids)
+        rows_by_text(item_ids)
+    except ValueError as error:
+        raise ValueError(f"item_ids {error}") from None
     return item_ids

@@ -40,13 +40,14 @@ def test_a_code_outside_its_level_is_named():
         check_range(np.array([[3, 1], [0, 2]]), [4, 2], "ids")
 
 
-def test_item_ids_become_text_and_must_differ():
-    assert as_item_ids(np.array([10, 11]), 2) == ["10", "11"]
+def test_item_ids_keep_their_kind_and_must_differ():
+    assert as_item_ids(np.array([10, 11]), 2) == [10, 11]
+    assert as_item_ids(["10", "11"], 2) == ["10", "11"]
     assert as_item_ids(("a", 5), 2) == ["a", "5"]
     assert as_item_ids(None, 2) is None
-    with pytest.raises(ValueError, match="item_ids must differ, but rows 0 and 2 are both 'a'"):
+    with pytest.raises(ValueError, match="item_ids has the item ID 'a' 2 times, first for row 0"):
         as_item_ids(["a", "b", "a"], 3)
-    with pytest.raises(ValueError, match="item_ids must not be empty, but that of row 1 is"):
+    with pytest.raises(ValueError, match="item_ids has 'None' .NoneType. as the ID of row 1"):
         as_item_ids(["a", None], 2)
     with pytest.raises(ValueError, match="item_ids must hold .* each of the 3 items, got 2"):
         as_item_ids(["a", "b"], 3)

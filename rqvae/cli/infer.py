@@ -13,10 +13,11 @@ from ..collisions import collision_report
 from ..evaluation import code_statistics
 from ..ids.files import save_semantic_ids
 from ..ids.programs import export_program
-from ..ids.publishing import labels_beside, write_outputs
+from ..ids.publishing import labels_beside, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards
 from ..ids.uniqueness import unique_ids
 from ..inference import batch_inference
+from ..items.tables import TableRows
 from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost
 from ..report.page import write_page
 from ..report.picture import write_picture
@@ -58,20 +59,23 @@ def work(job) -> int:
         return 0
     if job.shard:
         return write_shard(job, codes)
+    names, taken = job.names or table.item_ids, None
+    if job.published:               # from here on the new items alone
+        new, taken = np.flatnonzero(job.published_rows < 0), job.published.codes
+        table, codes, names = TableRows(table, new), codes[new], names and [names[row] for row in new.tolist()]
     if job.method:
-        taken = job.published.codes if job.published else None
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
     ids = codes if resolution is None else resolution.codes
     written = write(job, ids, codes) if job.outputs else ""
     if arguments.report is not None:
-        judge(job, codes, job.names or table.item_ids, resolution)
+        judge(job, codes, names, resolution)
     else:
         show(job, codes)
     if resolution is not None and (len(resolution.moved) or arguments.unique):
         cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
         say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
-        say(shared_prefixes(ids, job.names or table.item_ids))
+        say(shared_prefixes(ids, names))
     if written:
         say(written)
     return 0
@@ -117,12 +121,18 @@ def write(job, codes, bare) -> str:
     """
     item_ids, names = job.items.dataset.table.item_ids, job.names
     if job.published:
-        item_ids, names = labels_beside(job.published, job.arguments.append_to, len(codes), item_ids, names)
+        item_ids, names = labels_beside(job.published, job.published_rows, item_ids, names)
         codes = np.concatenate([job.published.codes, codes])
     paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names,
                           bare=None if job.arguments.unique or job.published else bare,
                           overwrite=job.arguments.overwrite)
+    said = which_keys(job.outputs, item_ids)
+    if said:
+        say(said)
     beside = f", {len(job.published.codes):,} published ones first and unchanged" if job.published else ""
+    known = int((job.published_rows >= 0).sum()) if job.published else 0
+    if known:
+        say(f"{known:,} of them are published already and keep their IDs")
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 
 

@@ -12,7 +12,7 @@ import torch
 from .. import distributed
 from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
-from ..ids.publishing import (NUMBERED, labels_beside, load_published, plan_outputs, published_method,
+from ..ids.publishing import (NUMBERED, check_labels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
 from ..ids.programs import check_program
 from ..ids.shards import Shard, find_shards, parse_shard
@@ -45,6 +45,7 @@ class Job(NamedTuple):
     parts: list = None              # the shards to merge
     method: str = None              # how collisions are resolved; None where they stay
     published: SemanticIds = None
+    published_rows: np.ndarray = None   # of `publishing.published_rows`
     ids: SemanticIds = None
 
 
@@ -121,15 +122,16 @@ def load_own(path) -> tuple:
 
 
 def prepare_unique(job) -> Job:
-    """How collisions shall be resolved, and beside which IDs."""
+    """How collisions shall be resolved, and beside which IDs; and whether the outputs can hold the item IDs."""
+    check_labels(job.outputs, job.items.dataset.table.item_ids)
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
     method = arguments.unique or ("nearest" if wants_unique(job) else "none")
     if arguments.append_to:
         published = load_published(arguments.append_to, sizes)
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
-        job, method, count = job._replace(published=published), made_by, count + len(published.codes)
-        dataset = job.items.dataset
-        labels_beside(published, arguments.append_to, len(dataset), dataset.table.item_ids, job.names)
+        rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
+        job, method = job._replace(published=published, published_rows=rows), made_by
+        count = len(published.codes) + int((rows < 0).sum())
     if method == "nearest" and math.prod(sizes) < count:
         problem = f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs"
         if arguments.unique or arguments.append_to:

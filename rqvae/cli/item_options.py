@@ -6,10 +6,11 @@ from ..items import DEFAULT_ENCODER, SMALL_ENCODER
 OPTIONS = {
     "data": ("FILE", "item features: .npy, .npz, .pt, .safetensors, .parquet, or a folder or glob of .npy shards"),
     "key": ("NAME", "which array of a file that holds several"),
-    "item_ids": ("FILE", "IDs of the items in row order: .txt (one a line), .json or .npy"),
+    "item_ids": ("FILE", "IDs of the items in row order: .txt (one a line), .json, .npy, .item2id, or a column of .csv, "
+                         ".parquet, .npz or .pt; by default those that lie beside the features"),
     "texts": ("FILE", "item texts to encode instead: .jsonl, .json, .csv or .tsv"),
     "text_columns": ("NAME", "columns of --texts to encode (default: text)"),
-    "id_column": ("NAME", "column of --texts that holds the item ID"),
+    "id_column": ("NAME", "column or entry with the item IDs, in --item-ids or else in --texts or --data"),
     "p5": ("DIR", "folder with P5 Amazon data instead; its items' texts are encoded"),
     "split": ("NAME", "which split of --p5 (default: beauty)"),
     "encoder": ("NAME", f"sentence encoder for --texts and --p5, a name on the Hugging Face hub or a folder (default: "

@@ -32,20 +32,22 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     encoder = encoder or DEFAULT_ENCODER
     if texts is not None:
         places.update(encoder=encoder, text_columns=text_columns or ["text"])       # what was used, given or not
-        read = read_texts(texts, text_columns=text_columns or ["text"], id_column=id_column)
+        read = read_texts(texts, text_columns=text_columns or ["text"], id_column=None if item_ids else id_column)
         features = encode_texts_once(read.texts, cache_folder(), Path(texts).stem, encoder, device=device)
-        dataset = FeatureDataset(features, item_ids=read.item_ids if item_ids is None else item_ids, names=read.names)
+        table = open_features(features, item_ids=read.item_ids if item_ids is None else item_ids,
+                              id_column=id_column if item_ids else None)
+        dataset = FeatureDataset(table, names=read.names)
         source = f"{texts}, encoded by {encoder}"
     elif p5 is not None:
         places.update(split=split or "beauty", encoder=encoder if data is None else None)
         dataset = P5AmazonItemDataset(p5, split or "beauty", features=data, model_name=encoder, device=device)
         source = f"the split {split or 'beauty'} of {p5}"
     elif data is not None:
-        dataset = FeatureDataset(open_features(data, key=key, item_ids=item_ids))
+        dataset = FeatureDataset(open_features(data, key=key, item_ids=item_ids, id_column=id_column))
         source = data
     else:
         catalogue = load_stdlib_docs()
-        dataset = FeatureDataset(catalogue.features, names=catalogue.names)
+        dataset = FeatureDataset(catalogue.features, item_ids=catalogue.names, names=catalogue.names)
         source = "the built-in catalogue (Python's own library: an item a documented function, class or module)"
     rows, width = dataset.table.shape
     return Items(dataset, f"{rows:,} items of {width} features from {source}", places)
@@ -123,11 +125,11 @@ def _plain(encoder):
 def _check_together(places):
     """One source at a time, and no option that another source would need."""
     given = {name for name, value in places.items() if value is not None}
-    for source, others in (("texts", {"data", "p5", "key", "split"}), ("p5", {"texts", "key", "item_ids"})):
+    for source, others in (("texts", {"data", "p5", "key", "split"}), ("p5", {"texts", "key", "item_ids", "id_column"})):
         if source in given and given & others:
             wrong = sorted(given & others)[0].replace("_", "-")
             raise ValueError(f"--{wrong} does not go with --{source}; leave one of them out")
     for option, source in (("key", "data"), ("item_ids", "data or --texts"), ("text_columns", "texts"),
-                           ("id_column", "texts"), ("split", "p5"), ("encoder", "texts or --p5")):
+                           ("id_column", "data or --texts"), ("split", "p5"), ("encoder", "texts or --p5")):
         if option in given and not given & set(source.replace("-", "").split(" or ")):
             raise ValueError(f"--{option.replace('_', '-')} needs --{source}")

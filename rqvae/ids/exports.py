@@ -18,19 +18,19 @@ import torch
 from ..codes import as_codes, as_item_ids, as_labels, check_range, level_sizes
 from ..collisions import collision_ranks, id_keys, run_starts
 from ..storage.files import together, write_atomically
+from ..storage.item_ids import ITEM_NUMBERS, LINE_BREAKS, as_integers, check_lines
 from .files import refuse_existing, write_index
 from .formats import FORMATS
 from .tokens import level_letters, level_offsets, to_tokens
 
 _ROWS_AT_ONCE = 2 ** 16
 _DATA_SUFFIXES = (".json", ".jsonl", ".npy", ".npz", ".pt", ".parquet", ".txt", ".csv", ".tsv")
-_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 class _Items(NamedTuple):
     codes: np.ndarray               # (N, L) int64
     sizes: list[int]                # L
-    item_ids: list[str] | None      # N
+    item_ids: list | None           # N, all text or all integers
     names: list[str] | None         # N
 
 
@@ -58,7 +58,8 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
         num_embeddings: K, or one for each level.
         item_ids: N different item IDs. Systems that know items by row number (lcrec, minionerec,
             minionerec-kmeans, grid, tiger, semantic-id) get them in a second file `.item2id`,
-            a line `ID<tab>row` for each item.
+            a line `ID<tab>row` for each item, and cannot have IDs with tabs or line breaks. Integers stay
+            integers in Parquet.
         names: N titles, for the formats that have titles.
         overwrite: replace files that exist.
 
@@ -83,9 +84,9 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
     return [path for path, _ in plan]
 
 
-def check_export(format, folder_or_path, *, has_item_ids=False, overwrite=False) -> None:
-    """Refuse, before there are any codes, a format or place that an export would refuse."""
-    item_ids = ["0"] if has_item_ids else None
+def check_export(format, folder_or_path, *, has_item_ids=False, item_ids=None, overwrite=False) -> None:
+    """Refuse, before there are any codes, a format, place or item ID that an export would refuse."""
+    item_ids = item_ids or (["0"] if has_item_ids else None)
     plan = _plan(_Items(np.zeros((1, 1), np.int64), [1], item_ids, None), format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
 
@@ -107,8 +108,11 @@ def _plan(items, format, folder_or_path):
 
 
 def _item_numbers(items, place):
-    lines = (f"{item_id}\t{row}" for row, item_id in enumerate(items.item_ids or ()))
-    return [(place.beside(".item2id"), _text(lines))] if items.item_ids else []
+    path, item_ids = place.beside(ITEM_NUMBERS), items.item_ids
+    check_lines(item_ids, path.name)
+    if item_ids is None and path.exists():              # of other items: here the rows are the items
+        item_ids = range(len(items.codes))
+    return [(path, _text(f"{item_id}\t{row}" for row, item_id in enumerate(item_ids)))] if item_ids else []
 
 
 def _lcrec(items, place):
@@ -161,12 +165,13 @@ def _openonerec(items, place):
     letters = level_letters(items.codes.shape[1])
     text = "<|sid_begin|>" + "".join(f"<s_{letter}_%d>" for letter in letters) + "<|sid_end|>"
     pids = items.item_ids or list(range(len(items.codes)))
-    if all(_PLAIN_INTEGER.fullmatch(str(pid)) for pid in pids):     # as in OpenOneRec's own data
-        pids = [int(pid) for pid in pids]
+    if type(pids[0]) is str:
+        pids = as_integers(pids)                                    # as in OpenOneRec's own data
+    kind = _column_kind(pids)
 
     def columns(arrow, rows):
         codes = _lists(arrow, items.codes[rows])
-        return {"pid": arrow.array(pids[rows]), "codes": codes, "sid": codes}
+        return {"pid": _column(arrow, pids[rows], kind), "codes": codes, "sid": codes}
 
     return [(place.main, _parquet(len(items.codes), columns)),
             (place.beside(".txt"), _text(text % tuple(codes) for codes in _rows(items.codes)))]
@@ -174,13 +179,13 @@ def _openonerec(items, place):
 
 def _torcheasyrec(items, place):
     item_ids = items.item_ids or [str(row) for row in range(len(items.codes))]
-    offsets = level_offsets(items.sizes, len(items.sizes))
+    offsets, kind = level_offsets(items.sizes, len(items.sizes)), _column_kind(item_ids)
     keys = id_keys(items.codes)
     order = np.argsort(keys, kind="stable")
     bounds = np.append(run_starts(keys[order]), len(order))         # of the items of each ID
 
     def columns(arrow, rows):
-        return {"item_id": arrow.array(item_ids[rows], arrow.string()),
+        return {"item_id": _column(arrow, item_ids[rows], kind),
                 "codes": _lists(arrow, items.codes[rows]),
                 "offset_codebook": _lists(arrow, items.codes[rows] + offsets)}
 
@@ -188,7 +193,7 @@ def _torcheasyrec(items, place):
         limits = bounds[rows.start:rows.stop + 1]
         members = [item_ids[row] for row in order[limits[0]:limits[-1]].tolist()]
         itemids = arrow.ListArray.from_arrays(arrow.array(limits - limits[0], arrow.int32()),
-                                              arrow.array(members, arrow.string()))
+                                              _column(arrow, members, kind))
         return {"codebook": _lists(arrow, items.codes[order[limits[:-1]]]), "itemids": itemids}
 
     return [(place.main, _parquet(len(items.codes), columns)),
@@ -216,7 +221,7 @@ def _text(lines):
 
 
 def _one_line(title):
-    return re.sub(r"[\t\r\n]+", " ", title)
+    return re.sub(f"{LINE_BREAKS.pattern}+", " ", title)
 
 
 def _rows(codes):
@@ -248,6 +253,15 @@ def _parquet(count, columns):
             writer.write_table(table)
         writer.close()
     return write
+
+
+def _column_kind(item_ids):
+    """What Parquet calls a column of these item IDs."""
+    return "string" if type(item_ids[0]) is str else "uint64" if max(item_ids) >= 2 ** 63 else "int64"
+
+
+def _column(arrow, values, kind):
+    return arrow.array(values, getattr(arrow, kind)())
 
 
 def _lists(arrow, table):

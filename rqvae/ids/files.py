@@ -21,7 +21,8 @@ import numpy as np
 
 from ..codes import as_codes, as_item_ids, as_labels
 from ..collisions import collision_report
-from ..storage.files import describe_content, nearest_names, remove_stale_temporaries, write_atomically
+from ..storage.files import describe_content, nearest_names, remove_stale_temporaries, together, write_atomically
+from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
 from .tokens import from_tokens, level_letters, to_tokens, token_codes
@@ -39,7 +40,7 @@ _TOKEN_LIST = re.compile(r"\s*:\s*(\[[^][{}]{0,4096}\])\s*([,}])\s*")
 
 class SemanticIds(NamedTuple):
     codes: np.ndarray               # (N, L) int64
-    item_ids: list[str] | None      # N, or None where the rows are the items
+    item_ids: list | None           # N, all text or all integers, or None where the rows are the items
     names: list[str] | None         # N, or None where the file has none
 
 
@@ -51,17 +52,20 @@ def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence
       keys are the row numbers, or the item IDs where there are any.
     - .jsonl: a line for each item, `{"row": 0, "item_id": "B01", "name": "Drill", "codes": [183,
       70], "tokens": ["<a_183>", "<b_70>"]}`, with item_id and name where there are any.
-    - .npy: the codes alone, int64 (N, L).
+    - .npy: the codes alone, int64 (N, L); item IDs stand beside it, in a file `.item2id` with a line
+      `ID<tab>row` for each.
 
     Args:
         codes: (N, L) or (N,) integers.
         path: the file; its folder is made if missing.
-        item_ids: N different item IDs, written as text.
+        item_ids: N different item IDs, text or integers. In a .jsonl they keep their kind; keys of JSON and lines are
+            text.
         names: N texts.
         overwrite: replace the file if it exists.
 
     Raises:
-        ValueError: another suffix, not codes, not one label for each item, an item ID twice.
+        ValueError: another suffix, not codes, not one label for each item, an item ID twice, or one with a tab or line
+            break, which `.item2id` cannot hold.
         FileExistsError: the file exists, and `overwrite` is off.
     """
     path = check_output(path, overwrite=overwrite)
@@ -69,7 +73,9 @@ def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence
     item_ids = as_item_ids(item_ids, len(codes))
     names = as_labels(names, len(codes), "names")
     if path.suffix == ".npy":
-        write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False), replace=overwrite)
+        with together():
+            write_item_numbers(item_ids, path, len(codes), overwrite)
+            write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False), replace=overwrite)
         return
     level_letters(codes.shape[1])                   # too many levels: said before writing
     if path.suffix == ".json":
@@ -98,12 +104,30 @@ def refuse_existing(paths, overwrite) -> None:
                                   "(overwrite=True, --overwrite)")
 
 
+def item_numbers_beside(path) -> Path:
+    """Where the item IDs of a file that knows rows stand: x.index.json -> x.item2id."""
+    path = Path(path)
+    return path.with_name(re.sub(r"(\.index)?\.[^.]+$", "", path.name) + ITEM_NUMBERS)
+
+
+def write_item_numbers(item_ids, path, count, overwrite=False) -> None:
+    """Write the `.item2id` beside `path`; one of other items that is there says from now on that the rows are the items."""
+    beside = item_numbers_beside(path)
+    refuse_existing([beside], overwrite)
+    check_lines(item_ids, beside.name)
+    if item_ids is None and beside.exists():
+        item_ids = range(count)
+    if item_ids is not None:
+        write_atomically(beside, lambda file: file.writelines(
+            _utf8(f"{item_id}\t{row}\n") for row, item_id in enumerate(item_ids)), replace=overwrite)
+
+
 def write_index(file, codes, keys=None) -> None:
     """LC-Rec's index, byte for byte what `json.dump` makes of the dict, but some rows at a time."""
     file.write(b"{")
     for start, block in _blocks(codes):
         stop, comma = start + len(block), '", "'
-        block_keys = map(str, range(start, stop)) if keys is None else keys[start:stop]
+        block_keys = map(str, range(start, stop) if keys is None else keys[start:stop])
         entries = [f'{_json(key)}: ["{comma.join(tokens)}"]'
                    for key, tokens in zip(block_keys, to_tokens(block))]
         file.write(_utf8((", " if start else "") + ", ".join(entries)))
@@ -118,7 +142,11 @@ def _write_lines(file, codes, item_ids, names):
                 line["item_id"] = item_ids[row]
             if names is not None:
                 line["name"] = names[row]
-            file.write(_utf8(_json({**line, "codes": item_codes, "tokens": tokens}) + "\n"))
+            text = _json({**line, "codes": item_codes, "tokens": tokens})
+            # Line ends to some readers, though not to JSON.
+            for end in "\x85\u2028\u2029":
+                text = text.replace(end, f"\\u{ord(end):04x}")
+            file.write(_utf8(text + "\n"))
 
 
 def _blocks(codes):
@@ -139,7 +167,8 @@ def load_semantic_ids(path: str | os.PathLike) -> SemanticIds:
     """Read what `save_semantic_ids` wrote.
 
     Safe on any content: nothing in a file is ever run, and memory stays within a small multiple
-    of its size. Keys "0", "1", ... in this order in a .json are rows and no item IDs.
+    of its size. Keys "0", "1", ... in this order in a .json are rows and no item IDs. Where the rows
+    are the items, an `.item2id` beside the file says which items they are.
 
     Raises:
         FileNotFoundError, IsADirectoryError: there is no such file; similar names are offered.
@@ -149,7 +178,18 @@ def load_semantic_ids(path: str | os.PathLike) -> SemanticIds:
     if path.suffix not in _READERS:
         raise ValueError(f"{path} has the suffix {path.suffix!r}; semantic IDs are read from "
                          f"{_KINDS}, other systems' files by import_semantic_ids")
-    return _READERS[path.suffix](path)
+    return with_item_numbers(_READERS[path.suffix](path), path)
+
+
+def with_item_numbers(ids, path) -> SemanticIds:
+    """IDs whose rows are the items, with the item IDs that stand beside their file, if any do."""
+    beside = item_numbers_beside(path)
+    if ids.item_ids is not None or not beside.is_file():
+        return ids
+    item_ids = read_item_numbers(beside, len(ids.codes))
+    if in_row_order(item_ids):
+        return ids
+    return ids._replace(item_ids=_checked(beside, as_item_ids, item_ids, len(item_ids)))
 
 
 def existing_file(path) -> Path:
@@ -264,9 +304,9 @@ def _parsed_line(line, row, width, labels):
                          f"{row}; lines are missing, twice there, or sorted")
     for name, values in labels.items():
         if name in entry:
-            if not isinstance(entry[name], (str, int)):
+            if not isinstance(entry[name], (str, int)) or isinstance(entry[name], bool):
                 raise ValueError(f"{name} must be text, found {str(entry[name])[:40]}")
-            values.append(str(entry[name]))
+            values.append(entry[name] if name == "item_id" else str(entry[name]))
     return codes
 
 

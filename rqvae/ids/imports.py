@@ -13,8 +13,9 @@ import torch
 
 from ..codes import as_codes, as_item_ids
 from ..storage.files import describe_content
+from ..storage.item_ids import id_values, in_row_order
 from ..storage.torch_files import CheckpointError, read_torch_file
-from .files import SemanticIds, existing_file, load_semantic_ids, read_index
+from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
 from .tokens import level_offsets, token_codes
 
 _SUFFIXES = {
@@ -40,7 +41,8 @@ def import_semantic_ids(path, format=None, *, num_embeddings=None) -> SemanticId
 
     Returns:
         Codes (N, L); or (N, L+1) where the file numbers the items of a collision, with 0 for an
-        item without a number. Item IDs and names where the file has them.
+        item without a number. Item IDs and names where the file has them; where it knows items by
+        row number, item IDs of the `.item2id` beside it, if there is one.
 
     Raises:
         FileNotFoundError, IsADirectoryError: no such file.
@@ -56,14 +58,14 @@ def import_semantic_ids(path, format=None, *, num_embeddings=None) -> SemanticId
     if path.suffix not in readable:
         raise ValueError(f"{path} has the suffix {path.suffix!r}; expected {' or '.join(readable)}")
     codes, item_ids, names = _READERS[path.suffix](path, format)
-    if item_ids and all(str(item_id) == str(row) for row, item_id in enumerate(item_ids)):
+    if item_ids and in_row_order(item_ids):
         item_ids = None
     try:
         codes = as_codes(codes)
         if format == "torcheasyrec-offset":
             codes = codes - level_offsets(num_embeddings, codes.shape[1])
             codes = as_codes(codes, "codes without their offsets")
-        return SemanticIds(codes, as_item_ids(item_ids, len(codes)), names)
+        return with_item_numbers(SemanticIds(codes, as_item_ids(item_ids, len(codes)), names), path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -126,7 +128,7 @@ def _read_parquet(path, format):
             ids = next((name for name in ("pid", "item_id") if name in columns), None)
             codes = next((name for name in wanted if name in columns), None)
             table = file.read([name for name in (ids, codes) if name])
-        item_ids = table[ids].to_pylist() if ids else None
+        item_ids = id_values(table[ids].to_pylist(), path) if ids else None
         lists = table[codes].combine_chunks() if codes else None
     except Exception as error:          # damage makes pyarrow raise a dozen kinds
         raise ValueError(f"{path} cannot be read as Parquet ({type(error).__name__}): "

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..codes import as_array, as_codes, as_item_ids
 from ..collisions import id_keys, run_starts
+from ..storage.item_ids import rows_by_text
 
 
 class SemanticIdIndex:
@@ -19,7 +20,7 @@ class SemanticIdIndex:
 
     Args:
         codes: (N, L) or (N,) integers; collisions are allowed.
-        item_ids: N different item IDs, or None where the rows are the items.
+        item_ids: N different item IDs, text or integers, or None where the rows are the items.
 
     Raises:
         ValueError: not codes, or not one ID for each item.
@@ -28,7 +29,7 @@ class SemanticIdIndex:
     def __init__(self, codes, item_ids=None):
         self.codes = as_codes(codes)                                    # (N, L), by row
         self.item_ids = as_item_ids(item_ids, len(self.codes))
-        self._row_of = {item_id: row for row, item_id in enumerate(self.item_ids or ())}
+        self._row_of = rows_by_text(self.item_ids or ())
         self._rows = np.argsort(id_keys(self.codes), kind="stable")     # (N,), by ID, then row
         self._sorted = np.ascontiguousarray(self.codes[self._rows].T)   # (L, N)
         # Where each prefix of length 1, 2, ..., L begins among the sorted rows.
@@ -39,14 +40,15 @@ class SemanticIdIndex:
         return len(self.codes)
 
     def id_of(self, item) -> np.ndarray:
-        """The (L,) codes of an item: an item ID (text), or a row number.
+        """The (L,) codes of an item, by its item ID; by its row number where the index has no item IDs.
 
         Raises:
             KeyError: there is no such item.
         """
-        row = self._row_of.get(item) if isinstance(item, str) else item
-        if row is None or not 0 <= row < len(self):
-            raise KeyError(f"there is no item {item!r} among these {len(self)}")
+        row = item if self.item_ids is None else self._row_of.get(str(item))
+        if row is None or isinstance(row, (str, bool)) or not 0 <= row < len(self):
+            hint = f"; codes[{item}] is that of row {item}" if isinstance(item, int) and 0 <= item < len(self) else ""
+            raise KeyError(f"there is no item {item!r} among these {len(self)}{hint}")
         return self.codes[row]
 
     def rows_of(self, prefix=()) -> np.ndarray:

@@ -13,11 +13,14 @@ import numpy as np
 from ..codes import check_range
 from ..collisions import collision_ranks
 from ..storage.files import remove_stale_temporaries, together
+from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
+                                of_one_kind, rows_by_text)
 from .exports import check_export, export_semantic_ids
-from .files import SemanticIds, load_semantic_ids, save_semantic_ids
+from .files import SemanticIds, item_numbers_beside, load_semantic_ids, save_semantic_ids
 from .formats import FORMATS
 
 OWN = ("json", "jsonl", "npy")          # of `save_semantic_ids`
+BY_ROW = ("npy", "lcrec", "minionerec", "minionerec-kmeans", "grid", "tiger", "semantic-id")    # these know rows alone
 NUMBERED = ("minionerec-kmeans", "grid", "tiger", "semantic-id")    # these count within a collision by themselves
 
 
@@ -61,7 +64,36 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             raise ValueError(f"--output is {place}; --format {name} writes .{name}")
         else:
             refuse_existing(place, overwrite)
+            if name == "npy":
+                refuse_existing(item_numbers_beside(place), overwrite)
     return outputs
+
+
+def check_labels(outputs, item_ids) -> None:
+    """Refuse item IDs that one of the outputs cannot hold.
+
+    Raises:
+        ValueError: an item ID with a tab or a line break, for a file of lines.
+    """
+    for name, path in outputs:
+        if name in FORMATS:
+            check_export(name, path, item_ids=item_ids, overwrite=True)
+        elif name == "npy":
+            check_lines(item_ids, item_numbers_beside(path).name)
+
+
+def which_keys(outputs, item_ids) -> str:
+    """A sentence for item IDs that could be taken for row numbers and are not: who has which; or ""."""
+    if not like_row_numbers(item_ids) or in_row_order(item_ids):
+        return ""
+    sentence = "the item IDs look like row numbers, but stand in another order"
+    own = [name for name, _ in outputs if name not in BY_ROW]
+    rows = [name for name, _ in outputs if name in BY_ROW]
+    if own:
+        sentence += f"; {', '.join(own)}: the item IDs are the keys"
+    if rows:
+        sentence += f"; {', '.join(rows)}: the keys are row numbers, and {ITEM_NUMBERS} beside says which item each is"
+    return sentence
 
 
 def refuse_existing(path, overwrite=False) -> None:
@@ -92,7 +124,7 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
         for name, path in outputs:
             if name in OWN:
                 save_semantic_ids(codes, path, item_ids=item_ids, names=names, overwrite=overwrite)
-                written.append(path)
+                written += [path, *([item_numbers_beside(path)] if name == "npy" and item_ids is not None else [])]
                 continue
             table, sizes = codes, list(num_embeddings)
             if bare is not None and name in NUMBERED:
@@ -139,23 +171,49 @@ def published_method(published, num_embeddings, wanted, where) -> str:
     return method
 
 
-def labels_beside(published, where, count, item_ids, names):
-    """Item IDs and names of the published items and `count` new ones after them: two lists, or None.
+def published_rows(published, where, item_ids, count) -> np.ndarray:
+    """Which published item each of `count` items is: (count,) rows of `published`, -1 for new ones.
+
+    Args:
+        published: of `load_published`.
+        where: their file, for messages.
+        item_ids: of the items, or None.
 
     Raises:
-        ValueError: only the published items have item IDs, or an item has been published already.
+        ValueError: one side has item IDs that the other lacks, so that nobody knows who is published already; or
+            there is no new item.
     """
-    known = len(published.codes)
-    if published.item_ids is None:
-        item_ids = None                         # the rows are the items: the new ones go on counting
-    elif item_ids is None:
+    if published.item_ids is None and item_ids is None:
+        return np.full(count, -1)               # the rows are the items: the new ones go on counting
+    if item_ids is None:
         raise ValueError(f"{where} has item IDs, the new items have none; give them by --item-ids")
-    else:
-        both = sorted(set(published.item_ids) & set(item_ids))
-        if both:
-            raise ValueError(f"{len(both)} of the new items are in {where} already, such as {both[0]!r}; leave them "
-                             "out, as published IDs do not change")
-        item_ids = published.item_ids + list(item_ids)
+    if published.item_ids is None and kind_of(as_integers(list(map(str, item_ids)))) != "integer":
+        raise ValueError(f"{where} knows its items by row number, but the new ones have item IDs such as {item_ids[0]!r}, "
+                         "so nobody can tell which of them are published already; put the published item IDs beside it, "
+                         f"in {item_numbers_beside(where).name} (a line `ID<tab>row` for each), or give the new items "
+                         "without item IDs to go on counting rows")
+    row_of = rows_by_text(range(len(published.codes)) if published.item_ids is None else published.item_ids)
+    rows = np.array([row_of.get(str(item), -1) for item in item_ids])
+    if (rows >= 0).all():
+        raise ValueError(f"all {count:,} items are in {where} already, such as {item_ids[0]!r}, and published IDs do not "
+                         "change; there is nothing to add")
+    return rows
+
+
+def labels_beside(published, rows, item_ids, names):
+    """Item IDs and names of the published items and the new ones after them: two lists, or None.
+
+    Args:
+        rows: (count,) of `published_rows`.
+        item_ids, names: of these items, or None.
+    """
+    new, known = np.flatnonzero(rows < 0).tolist(), len(published.codes)
+    if item_ids is not None:
+        before = list(range(known)) if published.item_ids is None else published.item_ids
+        added = [item_ids[row] for row in new]
+        if kind_of(before) != kind_of(added):           # a file of text alone, such as JSON keys, made text of integers
+            before, added = (part if kind_of(part) == "integer" else as_integers(part) for part in (before, added))
+        item_ids = of_one_kind([*before, *added])
     if names is not None or published.names is not None:
-        names = list(published.names or [""] * known) + list(names or [""] * count)
+        names = list(published.names or [""] * known) + [names[row] if names else "" for row in new]
     return item_ids, names

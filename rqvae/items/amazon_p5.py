@@ -25,6 +25,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 import torch
 
 from ..storage.files import describe_content
+from ..storage.item_ids import rows_by_text
 from . import DEFAULT_ENCODER
 from .batches import FeatureDataset, open_features
 from .texts import as_text, encode_texts_once
@@ -189,7 +190,7 @@ def _item_order(table, item_ids) -> List[int]:
                          "expected one row for each item that datamaps.json numbers")
     if table.item_ids is None:
         return list(range(count))
-    rows = {item_id: row for row, item_id in enumerate(table.item_ids)}
+    rows = rows_by_text(table.item_ids)
     for wanted in (item_ids, [str(number) for number in range(1, count + 1)]):
         if rows.keys() == set(wanted):
             return [rows[item_id] for item_id in wanted]

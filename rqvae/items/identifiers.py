@@ -5,30 +5,38 @@ Shapes:  N rows (items)
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..storage.files import describe_content
-from .readers import npy_file_header, require_file, require_size
+from ..storage.item_ids import ITEM_NUMBERS, id_column, id_values, of_one_kind, read_item_numbers, rows_by_text
+from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
+from .readers import npy_file_header, require_file, require_size, stored_array
+
+_MOST_SQUEEZED = 200            # item IDs padded to the longest shrink to a fiftieth, what attacks to a thousandth
+_KINDS = ".txt (one a line), .json, .npy, .item2id, .csv, .tsv, .parquet, .npz or .pt"
 
 
-def load_item_ids(source, count) -> list:
-    """N item IDs as strings, in row order.
+def load_item_ids(source, count, column=None) -> list:
+    """N item IDs in row order: all integers, or all text.
 
     Args:
-        source: a sequence of strings or whole numbers, or a path to a `.json` list, a UTF-8 `.txt`
-            with one on each line, or a 1-D `.npy`.
+        source: a sequence of strings or whole numbers; or a path to a `.json` list, a UTF-8 `.txt` with one on each
+            line, a 1-D `.npy`, an `.item2id` as we and MiniOneRec write it, or one column of a `.csv`, `.tsv`,
+            `.parquet`, `.npz` or `.pt`. Text files hold text, the others integers or text.
         count: N, the number of rows that the IDs are for.
+        column: which column or entry holds them; unless said, the only one, or the first of ID_COLUMNS that is there.
 
     Raises:
         FileNotFoundError: there is no such file; similar names are offered.
         ValueError: the file is damaged or of another kind; or see `check_item_ids`.
+        ImportError: the file is Parquet, and pyarrow is missing.
     """
     if not isinstance(source, (str, os.PathLike)):
         ids = source.tolist() if isinstance(source, (np.ndarray, torch.Tensor)) else list(source)
@@ -36,11 +44,16 @@ def load_item_ids(source, count) -> list:
     path = Path(source)
     require_file(path)
     suffix = path.suffix.lower()
+    if column is not None and suffix not in _COLUMNS:
+        raise ValueError(f"{path} has no columns, so none is called {column!r}; leave the column out")
     if suffix == ".npy":
         return check_item_ids(_read_npy(path), count, path)
+    if suffix == ITEM_NUMBERS:
+        return check_item_ids(read_item_numbers(path), count, path)
+    if suffix in _COLUMNS:
+        return check_item_ids(_COLUMNS[suffix](path, column), count, path)
     if suffix not in (".json", ".txt"):
-        raise ValueError(f"{path} has the suffix {suffix!r}; expected item IDs as a .json list, "
-                         "a .txt with one on each line, or a .npy")
+        raise ValueError(f"{path} has the suffix {suffix!r}; expected item IDs as {_KINDS}")
     try:
         text = path.read_text("utf-8-sig")
         ids = json.loads(text) if suffix == ".json" else text.removesuffix("\n").split("\n")
@@ -51,33 +64,105 @@ def load_item_ids(source, count) -> list:
 
 
 def check_item_ids(ids, count, where) -> list:
-    """`ids` as strings, if they name `count` rows; `where` is the words for them in messages.
+    """`ids` as all integers or all text, if they name `count` rows; `where` is the words for them in messages.
 
     Raises:
         ValueError: it is no list; an ID is empty, or neither text nor a whole number; there are not
-            as many as rows; some repeat.
+            as many as rows; some repeat, 5 and "5" included.
     """
     if not isinstance(ids, list):
         raise ValueError(f"{where} holds a {type(ids).__name__}; expected a list of item IDs, "
                          "one for each row")
-    for row, item in enumerate(ids):
-        if isinstance(item, bool) or not isinstance(item, (str, int, np.integer)) or item == "":
-            raise ValueError(f"{where} has {str(item)[:60]!r} ({type(item).__name__}) as the ID of "
-                             f"row {row}; expected text or a whole number")
-    if len(ids) != count:
-        raise ValueError(f"{where} has {len(ids)} item IDs, the features have {count} rows; "
-                         "expected one for each row, in the same order")
-    ids = [str(item) for item in ids]
+    ids = [item.item() if isinstance(item, np.generic) else item for item in ids]
     try:
-        "".join(ids).encode()
+        ids = of_one_kind(ids)
+        if len(ids) != count:
+            raise ValueError(f"has {len(ids)} item IDs, the features have {count} rows; "
+                             "expected one for each row, in the same order")
+        "".join(map(str, ids)).encode()
+        rows_by_text(ids)
     except UnicodeEncodeError as error:
         raise ValueError(f"{where} has item IDs that are not text ({error}); repair them") from None
-    repeats = count - len(set(ids))
-    if repeats:
-        item, times = Counter(ids).most_common(1)[0]
-        raise ValueError(f"{where} has the item ID {item!r} {times} times, first for row "
-                         f"{ids.index(item)}, and {repeats} repeats in all; expected each ID once")
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
     return ids
+
+
+def _only(names, wanted, path):
+    found = id_column(names, wanted, path) or (names[0] if len(names) == 1 else None)
+    if found is None:
+        raise ValueError(f"{path} has the columns {', '.join(map(str, names[:20]))}; say which holds the item IDs "
+                         "(--id-column)")
+    return found
+
+
+def _read_csv(path, column):
+    csv.field_size_limit(2 ** 24)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            header = next(rows, [])
+            place = header.index(_only(header, column, path))
+            ids = []
+            for row in rows:
+                if len(row) != len(header):
+                    raise ValueError(f"{path}, line {rows.line_num} has {len(row)} fields, the header {len(header)}")
+                ids.append(row[place])
+            return ids
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix} ({error}); save it as UTF-8, with a header line") from error
+
+
+def _read_parquet(path, column):
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError(f"{path} needs a package that is not installed: pip install pyarrow") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            chosen = _only(names, column, path)
+            values = file.read([chosen])[chosen].to_pylist()
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read as Parquet ({error}); {describe_content(path)}") from error
+    except Exception as error:                  # damage makes pyarrow raise a dozen kinds
+        raise ValueError(f"{path} cannot be read as Parquet ({type(error).__name__}); {describe_content(path)}") from error
+    return id_values(values, path)
+
+
+def _read_npz(path, column):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = _only(archive.files, column, path)
+            if any(info.file_size > _MOST_SQUEEZED * info.compress_size for info in archive.zip.infolist()):
+                raise ValueError(f"{path} would unpack to more than {_MOST_SQUEEZED} times its size; save it with np.savez")
+            return id_values(archive[name], path)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read as .npz ({error}); {describe_content(path)}") from error
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as .npz ({type(error).__name__}); {describe_content(path)}") from error
+
+
+def _read_torch(path, column):
+    try:
+        content = find_torch_tensors(path)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(content, dict):
+        content = content[_only(list(content), column, path)]
+    if isinstance(content, StoredTensor):
+        content = stored_array(path, content)
+    if not isinstance(content, (np.ndarray, list, tuple)):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a list of item IDs, one for each row")
+    return id_values(content, path)
+
+
+_COLUMNS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz, ".pt": _read_torch,
+            ".pth": _read_torch}
 
 
 def _read_npy(path):

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 from ..storage.files import describe_content, nearest_names
+from ..storage.item_ids import id_column as column_of_ids, id_values
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
 from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")
 
-_ID_COLUMNS = ("item_id", "pid", "ItemID")      # as OpenOneRec, TorchEasyRec and genrec write them
 _SAVE = "save features with np.save('features.npy', array)"
 _AGAIN = "copy or save it again"
 _NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
@@ -53,12 +53,15 @@ class NpyHeader(NamedTuple):
     size: int           # bytes before the data
 
 
-def read_features(path, key=None):
-    """(list of blocks, item IDs or None) of one feature file.
+def read_features(path, key=None, id_column=None):
+    """(list of blocks, item IDs or None) of one feature file; no blocks of a `.parquet` without rows.
+
+    A `.npz`, `.pt` or `.safetensors` that has a vector under each item ID is read as the table of them.
 
     Args:
         path: a file with one of `SUFFIXES`.
         key: the array of a `.npz`, entry of a `.pt` or `.safetensors`, column of a `.parquet`.
+        id_column: the array, entry or column with the item IDs; unless said, the first of `ID_COLUMNS` that is there.
 
     Raises:
         FileNotFoundError: there is no such file; similar names are offered.
@@ -69,15 +72,17 @@ def read_features(path, key=None):
     suffix = path.suffix.lower()
     if suffix == ".npy":
         _refuse_key(path, key)
+        if id_column is not None:
+            raise ValueError(f"{path} holds one array and no {id_column!r} with item IDs; give them in a file of their own")
         return [_read_npy(path)], None
     if suffix == ".npz":
-        return [_read_npz(path, key)], None
+        return _read_npz(path, key, id_column)
     if suffix in (".pt", ".pth"):
-        return [_read_torch(path, key)], None
+        return _read_torch(path, key, id_column)
     if suffix == ".safetensors":
-        return [_read_safetensors(path, key)], None
+        return _read_safetensors(path, key, id_column)
     if suffix == ".parquet":
-        return _read_parquet(path, key)
+        return _read_parquet(path, key, id_column)
     raise ValueError(f"{path} has the suffix {suffix!r} ({describe_content(path)}); "
                      f"expected one of {' '.join(SUFFIXES)}: {_SAVE}")
 
@@ -142,24 +147,53 @@ def _read_npy(path):
     return file_block(path, header.size, shape, stored, fortran=header.fortran, seen=seen)
 
 
-def _read_npz(path, key):
+def _read_npz(path, key, id_column):
     _require_start(path, _ZIP, ".npz")
     with _decoding(path), zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
     members = {info.filename[:-4]: info for info in infos}
-    name = _pick(path, members, key, "array")
+    with _decoding(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        ids, names = _ids_apart(path, members, key, id_column)
+        if ids is not None:
+            ids = id_values(_loaded(path, ids, _member(archive, path, members[ids])), f"{path}[{ids!r}]")
+        elif key is None and len(names) > 1:
+            shapes = {_header(path, name, _member(archive, path, members[name], 2**12)).shape for name in names}
+            if _one_vector_each(shapes):
+                rows = [_loaded(path, name, _member(archive, path, members[name])) for name in names]
+                return [_stacked(path, rows)], list(names)
+        name = _pick(path, names, key, "array")
+        content = _member(archive, path, members[name])
     where = f"{path}[{name!r}]"
-    if members[name].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{where} is compressed as numpy never does; save it with np.savez")
-    with _decoding(path), zipfile.ZipFile(path) as archive:
-        content = archive.read(members[name])
-    if not content.startswith(_NPY):
-        raise ValueError(f"{where} is not a .npy array (starts with {content[:16]!r}); "
-                         "save it with np.savez")
-    header = npy_header(io.BytesIO(content), where, len(content))
+    header = _header(path, name, content)
     stored, shape = _table_in(where, header, len(content))
     flat = np.frombuffer(content, stored, shape[0] * shape[1], header.size)
-    return array_block(flat.reshape(shape, order="F" if header.fortran else "C"), where)
+    return [array_block(flat.reshape(shape, order="F" if header.fortran else "C"), where)], ids
+
+
+def _member(archive, path, info, most=None):
+    """The bytes of one array in a `.npz`, or the first `most` of them."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{path}[{info.filename[:-4]!r}] is compressed as numpy never does; save it with np.savez")
+    with _decoding(path), archive.open(info) as file:
+        return file.read() if most is None else file.read(most)
+
+
+def _header(path, name, content):
+    if not content.startswith(_NPY):
+        raise ValueError(f"{path}[{name!r}] is not a .npy array (starts with {content[:16]!r}); "
+                         "save it with np.savez")
+    return npy_header(io.BytesIO(content), f"{path}[{name!r}]", len(content))
+
+
+def _loaded(path, name, content):
+    """A whole array of a `.npz`."""
+    _header(path, name, content)
+    try:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path}[{name!r}] cannot be read ({error}); save it as text or numbers") from error
 
 
 def _table_in(where, header, size):
@@ -172,7 +206,7 @@ def _table_in(where, header, size):
 
 # ---- .pt and .safetensors
 
-def _read_torch(path, key):
+def _read_torch(path, key, id_column):
     """Its tensors stay in the file, which is read through once: the format has checksums."""
     _require_start(path, _ZIP, f"{path.suffix} (torch >= 1.6)")
     try:
@@ -180,8 +214,19 @@ def _read_torch(path, key):
     except CheckpointError as error:
         raise ValueError(f"{path} cannot be read as tensors alone: it "
                          f"{str(error)[len(str(path)) + 1:]}") from error
+    ids = None
     if isinstance(content, dict):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, StoredTensor)}
+        name, _ = _ids_apart(path, content, key, id_column)
+        tensors = {item: value for item, value in content.items()
+                   if isinstance(value, StoredTensor) and (name is None or item != name)}
+        if name is not None:
+            ids = content[name]
+            ids = id_values(stored_array(path, ids) if isinstance(ids, StoredTensor) else ids, f"{path}[{name!r}]")
+        elif key is None and len(tensors) > 1 and _one_vector_each({value.shape for value in tensors.values()}):
+            rows = [stored_array(path, value) for value in tensors.values()]
+            bfloat16 = {value.dtype == torch.bfloat16 for value in tensors.values()} == {True}
+            return [_stacked(path, rows, bfloat16)], list(tensors)
+        tensors = {str(item): value for item, value in tensors.items()}
         name = _pick(path, tensors, key, "tensor")
         content, where = tensors[name], f"{path}[{name!r}]"
     else:
@@ -189,7 +234,7 @@ def _read_torch(path, key):
     if not isinstance(content, StoredTensor):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected one (items, width) "
                          "tensor, or a dict of them: save torch.stack(rows)")
-    return _stored_block(path, content, where)
+    return [_stored_block(path, content, where)], ids
 
 
 def _stored_block(path, tensor, where):
@@ -209,7 +254,22 @@ def _stored_block(path, tensor, where):
     return ArrayBlock(rows.reshape(table), bfloat16=how["bfloat16"])
 
 
-def _read_safetensors(path, key):
+def stored_array(path, tensor) -> np.ndarray:
+    """A small tensor of a torch file, bfloat16 as its bits.
+
+    Raises:
+        ValueError: it is no plain row of numbers.
+    """
+    kind = "<u2" if tensor.dtype == torch.bfloat16 else str(tensor.dtype).split(".")[1]
+    stored = require_numbers(path, np.dtype(kind).str)
+    count = math.prod(tensor.shape)
+    if not tensor.is_contiguous() or count * stored.itemsize > tensor.storage[1]:
+        raise ValueError(f"{path} holds a tensor of shape {tuple(tensor.shape)} that is a view of others; save "
+                         "tensor.clone()")
+    return np.fromfile(path, stored, count, offset=tensor.start).reshape(tensor.shape)
+
+
+def _read_safetensors(path, key, id_column):
     """Format: github.com/huggingface/safetensors, "Format": the header's length, JSON, the data."""
     with open(path, "rb") as file:
         seen = os.fstat(file.fileno())
@@ -225,7 +285,28 @@ def _read_safetensors(path, key):
         entries = {name: entry for name, entry in entries.items() if name != "__metadata__"}
     except (ValueError, RecursionError):
         raise ValueError(f"{path} has a damaged header ({text[:60]!r}); {_AGAIN}") from None
-    name = _pick(path, entries, key, "tensor")
+    ids, names = _ids_apart(path, entries, key, id_column)
+    if ids is not None:
+        ids = _safetensor(path, size, 8 + length, entries, ids)[1].tolist()
+    elif key is None and len(names) > 1 and _one_vector_each({_shape_of(entries[name]) for name in names}):
+        read = [_safetensor(path, size, 8 + length, entries, name) for name in names]
+        if len({kind for kind, _ in read}) == 1:
+            block = _stacked(path, [row for _, row in read], bfloat16=read[0][0] == "BF16")
+            return [block], list(names)
+    name = _pick(path, names, key, "tensor")
+    where = f"{path}[{name!r}]"
+    kind, stored, shape, begin = _safetensors_entry(path, size, 8 + length, entries, name)
+    shape = table_shape(where, shape)
+    return [file_block(path, begin, shape, stored, bfloat16=kind == "BF16", seen=seen)], ids
+
+
+def _shape_of(entry):
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    return tuple(shape) if isinstance(shape, list) and all(type(number) is int for number in shape) else ()
+
+
+def _safetensors_entry(path, size, start, entries, name):
+    """(type name, numpy type, shape, first byte) of a tensor, once the file bears its entry out."""
     where = f"{path}[{name!r}]"
     try:
         entry = entries[name]
@@ -236,16 +317,22 @@ def _read_safetensors(path, key):
         raise ValueError(f"{where} has a damaged entry in the header; {_AGAIN}") from None
     if str(kind) not in _SAFETENSORS:
         raise ValueError(f"{where} has dtype {kind}; expected floats: save tensor.float()")
-    stored, shape = np.dtype(_SAFETENSORS[kind]), table_shape(where, tuple(shape))
-    promised = 8 + length + first + math.prod(shape) * stored.itemsize
-    if promised != 8 + length + last or size < promised:
+    stored = np.dtype(_SAFETENSORS[kind])
+    promised = start + first + math.prod(shape) * stored.itemsize
+    if promised != start + last or size < promised:
         raise ValueError(_cut_off(where, size, promised))
-    return file_block(path, 8 + length + first, shape, stored, bfloat16=kind == "BF16", seen=seen)
+    return kind, stored, tuple(shape), start + first
+
+
+def _safetensor(path, size, start, entries, name):
+    """(type name, array) of a tensor that is small enough to be read whole."""
+    kind, stored, shape, begin = _safetensors_entry(path, size, start, entries, name)
+    return kind, np.fromfile(path, stored, math.prod(shape), offset=begin).reshape(shape)
 
 
 # ---- .parquet
 
-def _read_parquet(path, key):
+def _read_parquet(path, key, id_column):
     """All rows, held in memory as they come: the format has none that could be read alone."""
     _require_start(path, _PARQUET, ".parquet")
     try:
@@ -264,15 +351,18 @@ def _read_parquet(path, key):
     where = f"{path}[{column!r}]"
     if not (types.is_floating(lists[column]) or types.is_integer(lists[column])):
         raise ValueError(f"{where} holds lists of {lists[column]}; expected lists of floats")
-    id_column = next((name for name in _ID_COLUMNS if name in schema.names), None)
+    id_column = column_of_ids(schema.names, id_column, path)
+    others = [field.name for field in schema if types.is_integer(field.type) or types.is_string(field.type)
+              or types.is_large_string(field.type) or types.is_binary(field.type)]
+    if id_column is None and others:
+        warnings.warn(f"{path} has the columns {', '.join(others[:8])}, none of which is taken for the item IDs, so items "
+                      "are known by row number; name one by id_column (--id-column)", stacklevel=2)
     rows, blocks, item_ids = 0, [], []
     for features, ids in _batches(path, file, column, id_column):
         width = blocks[0].shape[1] if blocks else None
         blocks.append(array_block(_dense(where, features, rows, width), where))
-        item_ids += ids
+        item_ids += id_values(ids, f"{path}[{id_column!r}]")
         rows += len(features)
-    if not blocks:
-        table_shape(where, (0, 0))                  # says that it holds no features
     return blocks, item_ids if id_column else None
 
 
@@ -298,6 +388,28 @@ def _dense(where, lists, first, width):
         raise ValueError(f"{where} has {lengths[others[0]]} values in row {first + others[0]} "
                          f"and {width} in row 0; expected lists of one length")
     return values.to_numpy(zero_copy_only=False).reshape(table_shape(where, (len(lists), width)))
+
+
+# ---- item IDs beside features
+
+def _ids_apart(path, names, key, id_column):
+    """(the name of the item IDs or None, the other names) among the parts of a file.
+
+    A part that is asked for as features, or is the only one, holds no item IDs unless that is said.
+    """
+    others = [name for name in names if name != key]
+    ids = column_of_ids(others, id_column, path) if id_column is not None or len(names) > 1 else None
+    return ids, [name for name in names if name != ids or ids is None]
+
+
+def _one_vector_each(shapes):
+    """Whether parts of these shapes are a vector for each item: {item ID: vector}."""
+    return len(shapes) == 1 and len(next(iter(shapes))) == 1
+
+
+def _stacked(path, rows, bfloat16=False):
+    table = np.stack(rows)
+    return ArrayBlock(table, bfloat16=True) if bfloat16 else array_block(table, path)
 
 
 # ---- words

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .blocks import array_block, tensor_block
+from .blocks import array_block, table_shape, tensor_block
 from .checksums import ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
 from .readers import SUFFIXES, read_features
@@ -32,7 +32,8 @@ _LISTED = 8                 # row numbers in a message
 _SCALE = "scale the features first, to rows of length 1 for example"
 
 
-def open_features(source: Any, *, key: str | None = None, item_ids: Any = None) -> FeatureTable:
+def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
+                  id_column: str | None = None) -> FeatureTable:
     """The (N, D) table that `source` holds, left where it is: only headers are read now.
 
     Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
@@ -46,9 +47,12 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None) 
             maps included, or torch tensor; or a `FeatureTable`, which is returned as it is.
         key: which array of a `.npz`, entry of a `.pt` or `.safetensors`, or list column of a
             `.parquet` (`embedding` unless said); not needed where there is only one.
-        item_ids: an ID for each row, as a sequence or as a path to a `.json` list, a `.txt` with
-            one on each line, or a `.npy`; by default those of a `.parquet` file's column `item_id`,
-            `pid` or `ItemID`.
+        item_ids: an ID for each row, text or integers, as a sequence or as a path to anything that
+            `identifiers.load_item_ids` reads; by default what lies beside the features in a `.parquet`, `.npz`,
+            `.pt` or `.safetensors`, under one of the names in `ID_COLUMNS`, such as `item_id`. A file that has a
+            vector under each item ID is read as the table of them.
+        id_column: what the column or entry with the item IDs is called, in the file of `item_ids` or else in that of
+            the features.
 
     Raises:
         FileNotFoundError: nothing is there; similar names are offered.
@@ -68,10 +72,10 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None) 
     elif isinstance(source, torch.Tensor):
         table = FeatureTable([tensor_block(source, "the features tensor")], "the features tensor")
     else:
-        table = _open_files(_paths(source), key)
+        table = _open_files(_paths(source), key, None if item_ids is not None else id_column, item_ids is None)
     if item_ids is not None:
         table = copy.copy(table)
-        table.item_ids = load_item_ids(item_ids, len(table))
+        table.item_ids = load_item_ids(item_ids, len(table), id_column)
     return table
 
 
@@ -82,7 +86,7 @@ class FeatureTable:
         shape: (N, D).
         dtype: the stored type in words, such as "float16"; rows come as float32 all the same.
         source: words for messages, such as the path.
-        item_ids: N strings, or None.
+        item_ids: N strings or N integers, or None.
     """
 
     def __init__(self, blocks, source, item_ids=None):
@@ -253,6 +257,22 @@ class FeatureTable:
                 block.close()
 
 
+class TableRows:
+    """Some rows of a `FeatureTable` in the order given, as a table."""
+
+    def __init__(self, table, rows):
+        self.source, self.item_ids, self.shape = table.source, None, (len(rows), table.shape[1])
+        self._table, self._rows = table, torch.as_tensor(rows)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def rows(self, index) -> torch.Tensor:
+        """(B, D) float32, as `FeatureTable.rows`."""
+        index = index if isinstance(index, slice) else torch.as_tensor(index, dtype=torch.int64)
+        return self._table.rows(self._rows[index])
+
+
 class _Rows:
     """How many rows are of a kind, and the numbers of the first few."""
 
@@ -331,10 +351,15 @@ def _natural(path):
     return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
 
 
-def _open_files(paths, key):
+def _open_files(paths, key, id_column=None, wants_ids=True):
     blocks, item_ids, without = [], [], []
     for path in paths:
-        found, ids = read_features(path, key)
+        with warnings.catch_warnings():
+            if not wants_ids:                   # a file's columns are then nobody's item IDs
+                warnings.filterwarnings("ignore", message=".*none of which is taken for the item IDs")
+            found, ids = read_features(path, key, id_column)
+        if not found:                           # a part without rows
+            continue
         if blocks and found[0].shape[1] != blocks[0].shape[1]:
             raise ValueError(f"{path} has {found[0].shape[1]} columns, {paths[0]} has "
                              f"{blocks[0].shape[1]}; expected shards of one width")
@@ -342,9 +367,11 @@ def _open_files(paths, key):
         item_ids += ids or []
         without += [path] if ids is None else []
     source = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    if not blocks:
+        table_shape(source, (0, 0))             # says that it holds no features
     table = FeatureTable(blocks, source)
     if not without:
         table.item_ids = check_item_ids(item_ids, len(table), source)
-    elif item_ids:
+    elif item_ids and wants_ids:
         raise ValueError(f"{without[0]} has no item IDs, other shards have; give item_ids for all")
     return table

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..storage.files import describe_content, nearest_names, write_atomically
+from ..storage.item_ids import of_one_kind
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
 
@@ -28,7 +29,7 @@ _LONGEST_FIELD = 2**24      # characters of a CSV field; Python's own limit, 2**
 class ItemTexts(NamedTuple):
     texts: List[str]                # N, in the order of the file
     names: List[str]                # the first text column, for people to read
-    item_ids: Optional[List[str]]   # None where no column holds them
+    item_ids: Optional[list]        # text, or integers where all are; None where no column holds them
 
 
 def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
@@ -304,7 +305,7 @@ def _require_columns(path, records, wanted):
 
 
 def _item_ids(records, column):
-    places = {}
+    places, ids = {}, []
     for place, record in records:
         value = record.get(column)
         whole = isinstance(value, (str, int)) and not isinstance(value, bool)
@@ -316,4 +317,5 @@ def _item_ids(records, column):
             raise ValueError(f"{place} repeats the item ID {item_id!r} of {places[item_id]}; "
                              "item IDs must be unique")
         places[item_id] = place
-    return list(places)
+        ids.append(value)
+    return of_one_kind(ids)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ids.files import SemanticIds
+from ..ids.files import SemanticIds, item_numbers_beside, load_semantic_ids
 from ..items.batches import FeatureLoader, split_rows
 from ..items.readers import npy_file_header, require_file, require_size
 from ..storage.files import describe_content
+from ..storage.item_ids import in_row_order, like_row_numbers, rows_by_text
 
 
 def training_history(path, extra) -> list:
@@ -113,18 +114,33 @@ def in_order_of(table, ids, where) -> SemanticIds:
         where: their file, for messages.
 
     Raises:
-        ValueError: they are not of the same items.
+        ValueError: they are not of the same items, or it cannot be told whether keys are item IDs or row numbers.
     """
     if len(table) != len(ids.codes):
         raise ValueError(f"{where} has {len(ids.codes):,} items, {table.source} has {len(table):,}; give the features "
                          "of the same items")
-    if ids.item_ids is None or table.item_ids is None or list(ids.item_ids) == list(table.item_ids):
+    if ids.item_ids is None and like_row_numbers(table.item_ids) and not in_row_order(table.item_ids):
+        ids = _keys_or_rows(table, ids, where)
+    if ids.item_ids is None or table.item_ids is None:
         return ids
-    row_of = {item_id: row for row, item_id in enumerate(ids.item_ids)}
-    missing = [item_id for item_id in table.item_ids if item_id not in row_of]
+    row_of = rows_by_text(ids.item_ids)
+    missing = [item_id for item_id in table.item_ids if str(item_id) not in row_of]
     if missing:
         raise ValueError(f"{where} has no ID for {len(missing):,} of the items of {table.source}, such as "
                          f"{missing[0]!r}; give the features of the same items")
-    rows = [row_of[item_id] for item_id in table.item_ids]
+    rows = [row_of[str(item_id)] for item_id in table.item_ids]
     names = None if ids.names is None else [ids.names[row] for row in rows]
     return SemanticIds(ids.codes[rows], list(table.item_ids), names)
+
+
+def _keys_or_rows(table, ids, where):
+    """IDs of a file that has the numbers 0 to N - 1 for keys, where the items' own IDs are such numbers in another order.
+
+    Our .json lists its keys, which are item IDs, in row order; an index that lists them in ascending order may mean either.
+    """
+    keys = load_semantic_ids(where).item_ids if str(where).endswith(".json") else None
+    if keys is not None and list(map(str, keys)) == list(map(str, table.item_ids)):
+        return ids._replace(item_ids=list(range(len(ids.codes))))           # the importer sorted them by key
+    raise ValueError(f"the items of {table.source} have the numbers 0 to {len(table) - 1} for item IDs, in another order "
+                     f"than their rows, and {where} does not say whether its own numbers are item IDs or rows; put its "
+                     f"{item_numbers_beside(where).name} beside it, or leave --item-ids out if they are rows")

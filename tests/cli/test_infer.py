@@ -198,6 +198,63 @@ def test_new_items_are_added_without_moving_a_published_id(trained, capsys):
     assert "are in all.json already" in refused([*named[:4], "--append-to", "all.json", "--output", "x.json"], capsys)
 
 
+def test_published_numbers_for_keys_do_not_swallow_the_new_items_own_ids(trained, capsys):
+    np.save("new.npy", clustered(230).numpy()[195:])
+    np.save("whole.npy", np.arange(195, 230))
+    Path("text.txt").write_text("\n".join(f"item-{row}" for row in range(35)))
+    for published in ("pub.json", "pub.npy"):
+        assert infer.main(["--ckpt", "--unique", "--output", published, "--overwrite"]) == 0
+        argv = ["--ckpt", "--data", "new.npy", "--append-to", published, "--output", f"all-{published}.jsonl"]
+        assert "knows its items by row number, but the new ones have item IDs such as 'item-0'" in refused(
+            [*argv, "--item-ids", "text.txt"], capsys)
+        assert infer.main([*argv, "--item-ids", "whole.npy", "--overwrite"]) == 0
+        together = load_semantic_ids(argv[-1])
+        lines = [json.loads(line) for line in Path(argv[-1]).read_text().splitlines()]
+        assert len(together.codes) == 230 and len(np.unique(together.codes, axis=0)) == 230
+        assert together.codes[:200].tolist() == load_semantic_ids(published).codes.tolist()
+        assert [line.get("item_id") for line in lines][190:205] == list(range(190, 205))
+        assert "5 of them are published already and keep their IDs" in capsys.readouterr().out
+
+
+def test_the_item_ids_beside_a_npy_go_on_with_it(trained, capsys):
+    np.save("ids.npy", np.arange(1000, 1200))
+    np.save("new.npy", clustered(203).numpy()[200:])
+    assert infer.main(["--item-ids", "ids.npy", "--unique", "--output", "pub.npy"]) == 0
+    argv = ["--data", "new.npy", "--append-to", "pub.npy", "--output"]
+    np.save("more.npy", np.array([5, 6, 1199]))
+    assert infer.main([*argv, "all.jsonl", "--item-ids", "more.npy"]) == 0
+    assert load_semantic_ids("all.jsonl").item_ids == [*range(1000, 1200), 5, 6]
+    assert infer.main(["--item-ids", "pub.item2id", "--output", "again.jsonl"]) == 0        # what we wrote is taken
+    assert load_semantic_ids("again.jsonl").item_ids == list(map(str, range(1000, 1200)))
+    assert "has item IDs, the new items have none" in refused([*argv, "x.json"], capsys)
+
+
+def test_integers_out_of_row_order_mean_the_same_item_in_every_file(trained, capsys):
+    order = np.random.default_rng(0).permutation(200)
+    np.save("order.npy", order)
+    assert infer.main(["--item-ids", "order.npy", "--format", "json", "jsonl", "lcrec", "tiger", "grid", "--output", "out"]) == 0
+    assert ("the item IDs look like row numbers, but stand in another order; json, jsonl: the item IDs are the keys; "
+            "lcrec, tiger, grid: the keys are row numbers, and .item2id beside") in capsys.readouterr().out
+    by_item = {str(item): tokens for item, tokens in json.loads(Path("out/semantic_ids.json").read_text()).items()}
+    by_row = json.loads(Path("out/lcrec.index.json").read_text())
+    rows = dict(line.split("\t") for line in Path("out/lcrec.item2id").read_text().splitlines())
+    assert all(by_row[rows[item]] == tokens for item, tokens in by_item.items())
+    lifts = set()
+    for name in ("semantic_ids.json", "semantic_ids.jsonl", "lcrec.index.json", "tiger.npy", "grid.pt"):
+        capsys.readouterr()
+        assert infer.main(["--ids", f"out/{name}", "--report", "--data", "items.npy", "--item-ids", "order.npy"]) == 0
+        lifts |= {" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if "lift of neighbours" in line}
+    assert len(lifts) == 1, lifts
+
+
+def test_item_ids_that_a_file_of_lines_cannot_hold_are_refused_before_the_work(trained, capsys):
+    Path("odd.json").write_text(json.dumps([f"item\t{row}\n" for row in range(200)]))
+    for formats in (["--format", "lcrec"], ["--output", "x.npy"]):
+        assert "holds a tab or a line break" in refused(["--item-ids", "odd.json", *formats], capsys)
+    assert infer.main(["--item-ids", "odd.json"]) == 0
+    assert list(json.loads(Path("semantic_ids.json").read_text()))[7] == "item\t7\n"
+
+
 def test_parts_merged_are_the_file_of_one_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("items.npy", clustered(2500).numpy())

@@ -141,7 +141,7 @@ def test_openonerec_has_pid_and_codes_and_the_text_form(tmp_path):
 
 @pytest.mark.parametrize("item_ids, pids", [
     (None, [0, 1]), (["7", "-3"], [7, -3]), (["07", "8"], ["07", "8"]), (["B1", "2"], ["B1", "2"]),
-    (["1" * 19, "2"], ["1" * 19, "2"])])
+    (["1" * 19, "2"], [int("1" * 19), 2]), ([2 ** 62, 1], [2 ** 62, 1]), (["1" * 20, "2"], [int("1" * 20), 2]), (["1" * 21, "2"], ["1" * 21, "2"])])
 def test_openonerec_pids_are_integers_only_if_nothing_is_lost(tmp_path, item_ids, pids):
     parquet = pytest.importorskip("pyarrow.parquet")
     paths = export_semantic_ids([[1], [2]], "openonerec", tmp_path, num_embeddings=3,
@@ -226,7 +226,7 @@ def test_an_unknown_format_or_suffix_is_refused_with_the_right_ones(tmp_path, ar
     (dict(num_embeddings=9), "codes of level 2 must be below 9, got 9 in row 0"),
     (dict(num_embeddings=[4]), "one for each of the 2 levels"),
     (dict(num_embeddings=10, item_ids=IDS[:3]), "one entry for each of the 6 items, got 3"),
-    (dict(num_embeddings=10, item_ids=IDS[:5] + ["B0"]), "rows 0 and 5 are both 'B0'"),
+    (dict(num_embeddings=10, item_ids=IDS[:5] + ["B0"]), "the item ID 'B0' 2 times, first for row 0"),
     (dict(num_embeddings=10, names=["x"]), "names must hold one entry for each of the 6 items"),
 ])
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, options, words):

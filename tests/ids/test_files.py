@@ -72,11 +72,12 @@ def test_what_is_saved_comes_back(tmp_path, suffix, shape, monkeypatch):
     monkeypatch.setattr(semantic_ids, "_ROWS_AT_ONCE", 64)
     codes = np.random.default_rng(0).integers(0, 2 ** 40, shape)
     item_ids = [f"id {row} \ud800\u2028\t" for row in range(shape[0])]     # breaks UTF-8, lines
+    item_ids = list(range(shape[0], 0, -1)) if suffix == ".npy" else item_ids
     names = ["", "a\nb"] * (shape[0] // 2) + ["last"] * (shape[0] % 2)
     save_semantic_ids(codes, tmp_path / f"ids{suffix}", item_ids=item_ids, names=names)
     ids = load_semantic_ids(tmp_path / f"ids{suffix}")
     assert ids.codes.dtype == np.int64 and ids.codes.tolist() == codes.tolist()
-    assert ids.item_ids == (None if suffix == ".npy" else item_ids)
+    assert ids.item_ids == (list(map(str, item_ids)) if suffix == ".npy" else item_ids)
     assert ids.names == (names if suffix == ".jsonl" else None)
 
 
@@ -121,7 +122,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
     path = tmp_path / "ids.jsonl"
     with pytest.raises(ValueError, match="item_ids must hold .* each of the 3 items, got 2"):
         save_semantic_ids(CODES, path, item_ids=["a", "b"])
-    with pytest.raises(ValueError, match="rows 0 and 1 are both 'a'"):
+    with pytest.raises(ValueError, match="the item ID 'a' 2 times, first for row 0"):
         save_semantic_ids(CODES, path, item_ids=["a", "a", "b"])
     with pytest.raises(ValueError, match="names must hold .* each of the 3 items, got 1"):
         save_semantic_ids(CODES, path, names=["a"])
@@ -171,7 +172,7 @@ def test_a_missing_file_offers_the_nearest_names(tmp_path):
     ('{"0": [1, 2]}', "key '0': expected a token such as <a_12>, got '1'"),
     ('{"0": ["<a_1>"], "7": ["<b_1>"]}', "key '7': expected a token such as <a_12>, got '<b_1>'"),
     ('{"0": ["<a_1>"], "1": ["<a_1>", "<b_2>"]}', "key '1': 2 tokens, but 1 in each entry before"),
-    ('{"x": ["<a_1>"], "x": ["<a_2>"]}', "item_ids must differ, but rows 0 and 1 are both 'x'"),
+    ('{"x": ["<a_1>"], "x": ["<a_2>"]}', "item_ids has the item ID 'x' 2 times, first for row 0"),
     ('{"0": [' + '"<a_1>", ' * 9999 + '"<a_1>"]}', "its first entry: expected"),
     ('{"0": ' + "[" * 100_000, "its first entry: expected"),
     ('{"0": [' + "1" * 4000 + "]}", "key '0': expected a token"),
@@ -276,3 +277,37 @@ def test_random_damage_is_either_read_or_refused_with_a_value_error(tmp_path):
                 assert load_semantic_ids(path).codes.ndim == 2
             except ValueError as error:
                 assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("item_ids", [[2, 0, 1], ["2", "0", "1"], ["a", "b", "c"], [2 ** 63, 5, 6], [-7, 0, 2 ** 62]])
+def test_item_ids_keep_their_kind_in_jsonl_and_their_text_everywhere(tmp_path, item_ids):
+    for suffix in (".jsonl", ".json", ".npy"):
+        path = tmp_path / f"ids{suffix}"
+        save_semantic_ids([[1], [2], [3]], path, item_ids=item_ids)
+        loaded = load_semantic_ids(path)
+        assert loaded.item_ids == (item_ids if suffix == ".jsonl" else list(map(str, item_ids)))
+        assert loaded.codes.tolist() == [[1], [2], [3]]
+
+
+def test_a_npy_has_its_item_ids_beside_it_and_never_those_of_other_items(tmp_path):
+    path, beside = tmp_path / "ids.npy", tmp_path / "ids.item2id"
+    save_semantic_ids([[1], [2]], path, item_ids=["x", "y"])
+    assert beside.read_text() == "x\t0\ny\t1\n"
+    with pytest.raises(FileExistsError):
+        save_semantic_ids([[1], [2], [3]], path)
+    save_semantic_ids([[1], [2], [3]], path, overwrite=True)
+    assert beside.read_text() == "0\t0\n1\t1\n2\t2\n" and load_semantic_ids(path).item_ids is None
+    beside.write_text("x\t0\ny\t1\n")
+    with pytest.raises(ValueError, match="ids.item2id names 2 items, expected 3; it is of other items, or cut off"):
+        load_semantic_ids(path)
+    with pytest.raises(ValueError, match="the item ID 'y.nz' of row 1 holds a tab or a line break"):
+        save_semantic_ids([[1], [2]], tmp_path / "b.npy", item_ids=["x", "y\nz"])
+    assert not (tmp_path / "b.npy").exists()
+
+
+def test_no_reader_of_lines_sees_more_lines_than_items(tmp_path):
+    odd = ["a\u2028b", "c\x85d", "e\nf", "g\th", "i\r\nj", "k\x0bl"]
+    save_semantic_ids([[code] for code in range(6)], tmp_path / "ids.jsonl", item_ids=odd, names=odd)
+    assert len((tmp_path / "ids.jsonl").read_text("utf-8").splitlines()) == 6
+    loaded = load_semantic_ids(tmp_path / "ids.jsonl")
+    assert loaded.item_ids == odd and loaded.names == odd

@@ -26,11 +26,22 @@ def test_every_prefix_finds_what_a_loop_over_the_rows_finds(seed):
 
 def test_item_ids_work_in_both_directions():
     index = SemanticIdIndex([[3, 1], [3, 2], [3, 1]], ["x", "7", "y"])
-    assert index.id_of("7").tolist() == [3, 2] == index.id_of(1).tolist()
+    assert index.id_of("7").tolist() == [3, 2] == index.id_of(7).tolist()      # one item, however it is spelled
+    with pytest.raises(KeyError, match="there is no item 1 among these 3; codes\\[1\\] is that of row 1"):
+        index.id_of(1)
     assert index.items_of([3, 1]) == ["x", "y"]
     assert index.items_of(torch.tensor([3])) == ["x", "7", "y"]
     assert index.rows_of([3, 1]).tolist() == [0, 2]
     assert index.next_codes(np.array([3])).tolist() == [1, 2]
+
+
+def test_item_ids_that_are_integers_name_items_and_no_rows():
+    codes = np.arange(1200).reshape(600, 2)
+    index = SemanticIdIndex(codes, list(range(100, 700)))
+    assert index.id_of(105).tolist() == [10, 11] == index.id_of("105").tolist() == index.id_of(np.int64(105)).tolist()
+    assert index.items_of([10]) == [105] and type(index.items_of([10])[0]) is int
+    with pytest.raises(KeyError, match="there is no item 5 "):
+        index.id_of(5)
 
 
 def test_a_single_level_is_asked_for_with_or_without_brackets():

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from rqvae.ids.imports import import_semantic_ids
-from rqvae.ids.publishing import (labels_beside, load_published, plan_outputs, published_method, write_outputs)
+from rqvae.ids.publishing import (
+    check_labels, labels_beside, load_published, plan_outputs, published_method, published_rows, which_keys,
+    write_outputs)
 from rqvae.ids.files import SemanticIds, load_semantic_ids, save_semantic_ids
 
 CODES = np.array([[1, 2], [1, 2], [3, 0], [1, 2]])
@@ -89,9 +91,48 @@ def test_ids_of_another_tokenizer_are_refused(tmp_path, sizes, words):
 
 def test_labels_follow_the_published_ones():
     rows, named = SemanticIds(CODES, None, None), SemanticIds(CODES, list("abcd"), list("ABCD"))
-    assert labels_beside(rows, "p", 1, ["x"], None) == (None, None)
-    assert labels_beside(named, "p", 2, ["x", "y"], None) == (list("abcdxy"), ["A", "B", "C", "D", "", ""])
+    new = np.array([-1, 1, -1])                         # the second is published, as "b"
+    assert labels_beside(rows, new, None, None) == (None, None)
+    assert labels_beside(named, new, ["x", "b", "y"], None) == (list("abcdxy"), ["A", "B", "C", "D", "", ""])
+    assert labels_beside(named, new, ["x", "b", "y"], list("XBY"))[1] == list("ABCDXY")
+
+
+def test_item_ids_of_both_sides_are_of_one_kind_again():
+    keys = SemanticIds(CODES, ["10", "11", "12", "13"], None)           # text, as keys of JSON are
+    new = np.full(2, -1)
+    assert labels_beside(keys, new, [20, 21], None)[0] == [10, 11, 12, 13, 20, 21]
+    assert labels_beside(keys._replace(item_ids=[10, 11, 12, 13]), new, ["20", "21"], None)[0] == [10, 11, 12, 13, 20, 21]
+    assert labels_beside(keys, new, ["x", "5"], None)[0] == ["10", "11", "12", "13", "x", "5"]
+    assert labels_beside(SemanticIds(CODES, None, None), new, [20, 21], None)[0] == [0, 1, 2, 3, 20, 21]
+
+
+def test_who_is_published_already_is_found_by_item_id():
+    rows, named = SemanticIds(CODES, None, None), SemanticIds(CODES, list("abcd"), None)
+    assert published_rows(named, "p", ["x", "d", "b"], 3).tolist() == [-1, 3, 1]
+    assert published_rows(rows, "p", None, 2).tolist() == [-1, -1]      # the rows are the items, and go on counting
+    assert published_rows(rows, "p", [3, 7], 2).tolist() == [3, -1]     # published keys are numbers, and so are these
+    assert published_rows(rows, "p", ["3", "7"], 2).tolist() == [3, -1]
     with pytest.raises(ValueError, match="p has item IDs, the new items have none; give them by --item-ids"):
-        labels_beside(named, "p", 1, None, None)
-    with pytest.raises(ValueError, match="2 of the new items are in p already, such as 'b'; leave them out"):
-        labels_beside(named, "p", 3, ["x", "d", "b"], None)
+        published_rows(named, "p", None, 1)
+    with pytest.raises(ValueError, match="p.npy knows its items by row number, but the new ones have item IDs such as "
+                                         "'x', .* in p.item2id"):
+        published_rows(rows, "p.npy", ["x", "y"], 2)
+    with pytest.raises(ValueError, match="all 2 items are in p already, such as 'b', .*; there is nothing to add"):
+        published_rows(named, "p", ["b", "a"], 2)
+
+
+def test_item_ids_that_look_like_row_numbers_and_are_not_are_told_apart_by_format():
+    outputs = plan_outputs(["json", "lcrec", "grid"], "nowhere")
+    assert which_keys(outputs, None) == which_keys(outputs, [0, 1, 2]) == which_keys(outputs, [5, 1, 2]) == ""
+    for ids in ([2, 0, 1], ["2", "0", "1"]):
+        assert which_keys(outputs, ids) == (
+            "the item IDs look like row numbers, but stand in another order; json: the item IDs are the keys; lcrec, "
+            "grid: the keys are row numbers, and .item2id beside says which item each is")
+
+
+def test_item_ids_that_lines_cannot_hold_are_refused_before_any_work(tmp_path):
+    for formats in (["lcrec"], ["npy"], ["json", "semantic-id"]):
+        with pytest.raises(ValueError, match="the item ID 'x.ty' of row 1 holds a tab or a line break, which .*item2id"):
+            check_labels(plan_outputs(formats, tmp_path), ["a", "x\ty"])
+    check_labels(plan_outputs(["json", "jsonl"], tmp_path), ["a", "x\ty", "b\u2028c"])
+    assert not list(tmp_path.iterdir())

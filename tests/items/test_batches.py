@@ -40,7 +40,7 @@ def source(request, tmp_path):
 
 def test_items_are_dicts_of_features(source):
     dataset = FeatureDataset(source, names=[f"item {row}" for row in range(50)], item_ids=range(50))
-    assert len(dataset) == 50 and dataset.names[7] == "item 7" and dataset.table.item_ids[7] == "7"
+    assert len(dataset) == 50 and dataset.names[7] == "item 7" and dataset.table.item_ids[7] == 7
     assert torch.equal(dataset[7]["features"], ROWS[7])
     assert torch.equal(dataset[-1]["features"], ROWS[49])
     assert list(dataset[7]) == ["features"] and dataset[7]["features"].dtype == torch.float32

@@ -11,13 +11,13 @@ from rqvae.items.identifiers import check_item_ids, load_item_ids
 NAMES = ["B00X", "7", "ü ber", "x\ty"]
 
 
-@pytest.mark.parametrize("source", [
-    ["5", 6, np.int64(7)], ("5", "6", "7"), np.array([5, 6, 7]), np.array(["5", "6", "7"]),
-    torch.tensor([5, 6, 7]), range(5, 8), (str(number) for number in (5, 6, 7)),
-], ids=["list", "tuple", "integers", "strings", "tensor", "range", "generator"])
-def test_any_sequence_of_text_or_whole_numbers_becomes_strings(source):
+@pytest.mark.parametrize("source, kind", [
+    (["5", 6, np.int64(7)], str), (("5", "6", "7"), str), (np.array([5, 6, 7]), int), (np.array(["5", "6", "7"]), str),
+    (torch.tensor([5, 6, 7]), int), (range(5, 8), int), ((str(number) for number in (5, 6, 7)), str),
+], ids=["mixed", "tuple", "integers", "strings", "tensor", "range", "generator"])
+def test_item_ids_keep_their_kind_and_a_mixture_becomes_text(source, kind):
     ids = load_item_ids(source, 3)
-    assert ids == ["5", "6", "7"] and {type(item) for item in ids} == {str}
+    assert ids == list(map(kind, (5, 6, 7))) and {type(item) for item in ids} == {kind}
 
 
 def write_ids(path, ids):
@@ -34,7 +34,7 @@ def test_every_kind_of_file_gives_its_ids_in_order(tmp_path, suffix):
     write_ids(tmp_path / f"ids{suffix}", NAMES)
     assert load_item_ids(str(tmp_path / f"ids{suffix}"), 4) == NAMES
     write_ids(tmp_path / f"ids{suffix}", [30, 10, 20])
-    assert load_item_ids(tmp_path / f"ids{suffix}", 3) == ["30", "10", "20"]
+    assert load_item_ids(tmp_path / f"ids{suffix}", 3) == (["30", "10", "20"] if suffix == ".txt" else [30, 10, 20])
 
 
 def test_text_files_of_windows_and_of_no_last_newline_are_read(tmp_path):
@@ -140,15 +140,15 @@ def test_missing_files_and_other_suffixes_are_refused(tmp_path):
     message = sentence(tmp_path / "id.txt", error=FileNotFoundError)
     assert message == "FILE does not exist; did you mean ids.txt?"
     assert sentence(tmp_path, error=IsADirectoryError) == "FILE is a folder; expected a file"
-    (tmp_path / "ids.csv").write_text("a")
-    assert sentence(tmp_path / "ids.csv") == (
-        "FILE has the suffix '.csv'; expected item IDs as a .json list, a .txt with one on each "
-        "line, or a .npy")
+    (tmp_path / "ids.xml").write_text("a")
+    assert sentence(tmp_path / "ids.xml") == (
+        "FILE has the suffix '.xml'; expected item IDs as .txt (one a line), .json, .npy, .item2id, .csv, .tsv, "
+        ".parquet, .npz or .pt")
     (tmp_path / "ids.npy").write_text("a,b")
     assert sentence(tmp_path / "ids.npy").startswith("FILE is not a .npy file: starts with b'a,b'")
 
 
 def test_ids_of_a_table_column_are_checked_alike():
-    assert check_item_ids([3, 4], 2, "x.parquet") == ["3", "4"]
+    assert check_item_ids([3, 4], 2, "x.parquet") == [3, 4]
     with pytest.raises(ValueError, match=r"^x.parquet has 'None' \(NoneType\) as the ID of row 1"):
         check_item_ids(["a", None], 2, "x.parquet")

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from rqvae.items.readers import SUFFIXES, read_features
+from rqvae.items.tables import open_features
 
 ROWS = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
 TORCH_TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32]
@@ -449,7 +450,9 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     nothing = pyarrow.array([], pyarrow.list_(pyarrow.float32()))
     write_parquet(tmp_path / "x.parquet", embedding=nothing)
-    assert "so it holds no features" in sentence(tmp_path / "x.parquet")
+    assert read_features(tmp_path / "x.parquet") == ([], None)         # as a part of several it is passed over
+    with pytest.raises(ValueError, match="so it holds no features"):
+        open_features(tmp_path / "x.parquet")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

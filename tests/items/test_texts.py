@@ -68,7 +68,7 @@ def test_whole_numbers_are_item_ids_and_a_record_may_lack_a_text_column(tmp_path
     lines = '{"n": 7, "title": "x", "more": "y"}\n{"n": 8, "title": "z"}'
     path = save(tmp_path, "items.jsonl", lines)
     items = read_texts(path, text_columns=["title", "more"], id_column="n")
-    assert items.texts == ["title: x; more: y", "title: z"] and items.item_ids == ["7", "8"]
+    assert items.texts == ["title: x; more: y", "title: z"] and items.item_ids == [7, 8]
 
 
 def test_items_without_text_keep_their_row_with_a_warning(tmp_path):

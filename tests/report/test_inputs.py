@@ -8,7 +8,9 @@ import pytest
 from rqvae import open_features
 from rqvae.items.batches import FeatureLoader, split_rows
 from rqvae.report.inputs import in_order_of, load_names, load_pairs, trained_and_held_out, training_history
-from rqvae.ids.files import SemanticIds
+from rqvae.ids.exports import export_semantic_ids
+from rqvae.ids.files import SemanticIds, save_semantic_ids
+from rqvae.ids.imports import import_semantic_ids
 
 
 def test_the_history_is_the_whole_run_s_where_it_is_the_same_run(tmp_path):
@@ -93,3 +95,25 @@ def test_ids_are_put_into_the_order_of_the_features():
         in_order_of(table, ids._replace(item_ids=["c", "a", "x"]), "ids.jsonl")
     with pytest.raises(ValueError, match="ids.jsonl has 2 items, .* has 3; give the features of the same items"):
         in_order_of(table, SemanticIds(ids.codes[:2], None, None), "ids.jsonl")
+
+
+def test_numbers_for_keys_are_item_ids_or_rows_and_never_guessed(tmp_path):
+    order = [2, 0, 1]
+    table = open_features(np.zeros((3, 2), np.float32), item_ids=order)
+    codes = np.array([[7], [8], [9]])                               # of the rows, so of the items 2, 0, 1
+    save_semantic_ids(codes, tmp_path / "ours.json", item_ids=order)
+    export_semantic_ids(codes, "lcrec", tmp_path / "theirs.index.json", num_embeddings=10, item_ids=order)
+    for name in ("ours.json", "theirs.index.json"):
+        ordered = in_order_of(table, import_semantic_ids(tmp_path / name), tmp_path / name)
+        assert ordered.codes.tolist() == codes.tolist() and ordered.item_ids == order, name
+    (tmp_path / "theirs.item2id").unlink()
+    path = tmp_path / "theirs.index.json"
+    with pytest.raises(ValueError, match="does not say whether its own numbers are item IDs or rows; put its "
+                                         "theirs.item2id beside it, or leave --item-ids out"):
+        in_order_of(table, import_semantic_ids(path), path)
+
+
+def test_item_ids_of_two_kinds_name_the_same_items():
+    table = open_features(np.zeros((3, 2), np.float32), item_ids=[30, 10, 20])
+    ordered = in_order_of(table, SemanticIds(np.array([[1], [2], [3]]), ["10", "20", "30"], None), "ids.json")
+    assert ordered.codes[:, 0].tolist() == [3, 1, 2] and ordered.item_ids == [30, 10, 20]
