@@ -97,7 +97,6 @@ def _only(names, wanted, path):
 
 
 def _read_csv(path, column):
-    csv.field_size_limit(2 ** 24)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)

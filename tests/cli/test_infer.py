@@ -232,7 +232,8 @@ def test_the_item_ids_beside_a_npy_go_on_with_it(trained, capsys):
 def test_integers_out_of_row_order_mean_the_same_item_in_every_file(trained, capsys):
     order = np.random.default_rng(0).permutation(200)
     np.save("order.npy", order)
-    assert infer.main(["--item-ids", "order.npy", "--format", "json", "jsonl", "lcrec", "tiger", "grid", "--output", "out"]) == 0
+    assert infer.main(["--item-ids", "order.npy", "--unique", "none", "--format", "json", "jsonl", "lcrec",
+                       "tiger", "grid", "--output", "out"]) == 0
     assert ("the item IDs look like row numbers, but stand in another order; json, jsonl: the item IDs are the keys; "
             "lcrec, tiger, grid: the keys are row numbers, and .item2id beside") in capsys.readouterr().out
     by_item = {str(item): tokens for item, tokens in json.loads(Path("out/semantic_ids.json").read_text()).items()}
