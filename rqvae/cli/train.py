@@ -223,9 +223,12 @@ def train(job, stop):
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
         steps = settings["epochs"] * len(train_loader)
+        # A closed catalogue knows less of new items with every epoch, and interactions move items away from them.
+        to_the_end = closed or job.interactions is not None
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
-                   "monitor": "last" if closed else "val_recon_loss"}     # of new items it knows less with every epoch
-        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
+                   "monitor": "last" if to_the_end else "val_recon_loss"}
+        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
+                                       interactions=job.interactions)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:

@@ -80,12 +80,13 @@ class NeighbourMixing:
     Args:
         loader: a `FeatureLoader` of the items.
         near: (N, n) positions of each item's neighbours, of `nearest_items`.
+        targets: None, or `behaviour.Targets`, which batches then have as "target", moved likewise.
         reach: the largest part of the way, below 1.
         seed: of what is drawn.
     """
 
-    def __init__(self, loader, near, *, reach=0.5, seed=0):
-        self.loader, self.near, self.reach, self.seed = loader, near, reach, seed
+    def __init__(self, loader, near, *, targets=None, reach=0.5, seed=0):
+        self.loader, self.near, self.targets, self.reach, self.seed = loader, near, targets, reach, seed
 
     def __len__(self):
         return len(self.loader)
@@ -97,7 +98,8 @@ class NeighbourMixing:
         self.loader.set_epoch(epoch)
 
     def fingerprint(self) -> str:
-        return f"{self.loader.fingerprint()} mixed {self.reach} {self.seed}"
+        towards = f" towards {self.targets.fingerprint}" if self.targets else ""
+        return f"{self.loader.fingerprint()} mixed {self.reach} {self.seed}{towards}"
 
     def sampled_fingerprint(self) -> str:
         return f"{self.loader.sampled_fingerprint()} mixed {self.reach} {self.seed}"
@@ -106,15 +108,22 @@ class NeighbourMixing:
         """Iterate this epoch without its first `start` batches."""
         epoch = self.loader.epoch
         for index, batch in enumerate(self.loader.batches_from(start), start=start):
-            yield {**batch, "features": self._mixed(batch, epoch, index)}
+            positions = batch["positions"]
+            partners, part = self._drawn(positions, epoch, index)
+            mixed = {"features": torch.lerp(batch["features"], self.loader.at(partners), part)}
+            if self.targets and epoch < self.targets.until:
+                mixed["target"] = torch.lerp(self.targets.at(positions), self.targets.at(partners), part)
+            elif self.targets:
+                mixed["decoder_only"] = True
+            yield {**batch, **mixed}
 
-    def _mixed(self, batch, epoch, index):
+    def _drawn(self, positions, epoch, index):
+        """(B,) positions of partners, (B, 1) parts of the way."""
         generator = keyed_generator("mixing", self.seed, epoch, index)
-        positions, features = batch["positions"], batch["features"]
         # Drawn for the whole batch, so that several processes draw what one would.
         rank, processes = self.loader.share
         whole = min(self.loader.batch_size, self.loader.num_rows - index * self.loader.batch_size)
         choice = torch.randint(self.near.shape[1], (whole,), generator=generator)[rank::processes]
         part = self.reach * torch.rand(whole, 1, generator=generator)[rank::processes]
-        partners = self.near[positions.to(self.near.device), choice.to(self.near.device)]
-        return torch.lerp(features, self.loader.at(partners), part.to(features.device))
+        device = self.near.device
+        return self.near[positions.to(device), choice.to(device)], part.to(self.loader.device)

@@ -11,6 +11,7 @@ import torch
 from ..inference import features_of
 from ..items.batches import FeatureLoader, sample_rows
 from .assignment import BalancedAssignment
+from .behaviour import Targets, check_size, epochs_with_targets
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 
@@ -96,7 +97,7 @@ def start(model, loader, seed=0) -> None:
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 
 
-def training(model, loader, max_epochs, seed=0, *, closed=False):
+def training(model, loader, max_epochs, seed=0, *, closed=False, interactions=None):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -105,12 +106,19 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
         max_epochs: of the whole training.
         seed: of what is drawn.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
+        interactions: what users did, of `items.interactions`, or None. The encoder then learns where an item lies
+            among what is taken along with it, see `behaviour`.
     """
     if not isinstance(loader, FeatureLoader):
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
                          f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
-    model.assign = BalancedAssignment(loader.num_rows, model.quantizer, max_epochs * len(loader))
-    if closed or loader.num_rows < 2 or loader.num_rows * loader.table.shape[1] > MOST_NUMBERS:
+    rows, width = loader.num_rows, loader.table.shape[1]
+    if interactions is not None:
+        check_size(rows, width)
+    steps = (max_epochs if interactions is None else epochs_with_targets(max_epochs)) * len(loader)
+    model.assign = BalancedAssignment(rows, model.quantizer, steps)
+    if rows < 2 or interactions is None and (closed or rows * width > MOST_NUMBERS):
         return loader
     near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed)
-    return NeighbourMixing(loader, near, reach=REACH, seed=seed)
+    targets = None if interactions is None else Targets(loader, interactions, near, max_epochs, view=model.standardized)
+    return NeighbourMixing(loader, near, targets=targets, reach=0.0 if closed else REACH, seed=seed)
