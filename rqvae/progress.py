@@ -1,7 +1,11 @@
-"""What a person sees while something runs: a bar on a terminal, plain lines elsewhere, all on stderr."""
+"""What a person sees while something runs: a bar on a terminal or in a notebook, plain lines elsewhere.
+
+On stderr; in a notebook, which shows that in red, on stdout.
+"""
 
 import sys
 import time
+import warnings
 
 from tqdm import tqdm
 
@@ -20,11 +24,13 @@ class EpochReport:
 
     def __init__(self, max_epochs, run, show=True, events=None):
         self.max_epochs, self.run, self.show, self.events = max_epochs, run, show, events
-        self.on_terminal = show and sys.stderr.isatty()
+        notebook = in_notebook()
+        self.stream = sys.stdout if notebook else sys.stderr
+        self.alive = show and (notebook or sys.stderr.isatty())         # somebody looks at what moves
         self.drawn, self.warned = 0.0, False
-        self.bar = tqdm(
-            total=max_epochs, initial=run.epoch, disable=not self.on_terminal, unit="epoch",
-            file=sys.stderr, dynamic_ncols=True,
+        self.bar = bar_class(notebook)(
+            total=max_epochs, initial=run.epoch, disable=not self.alive, unit="epoch",
+            file=self.stream, dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         if run.val_loader is None:
@@ -34,12 +40,12 @@ class EpochReport:
     def say(self, sentence) -> None:
         """A sentence of its own, above the bar."""
         if self.show:
-            tqdm.write(sentence, file=sys.stderr)
+            tqdm.write(sentence, file=self.stream)
 
     def batch(self) -> None:
         """Redraw, a few times a second at most: reading losses from a GPU waits for it."""
         now = time.monotonic()
-        if self.on_terminal and now - self.drawn > 0.2:
+        if self.alive and now - self.drawn > 0.2:
             self.drawn = now
             self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}, batch {self.run.batch}", False)
             so_far = self.run.means.values().get("train_loss", float("nan"))
@@ -50,10 +56,10 @@ class EpochReport:
         self.bar.update()
         if self.events is not None:
             write_events(self.events, row)
-        if self.on_terminal:
+        if self.alive:
             self.bar.set_postfix_str(_losses(row))
         elif self.show:
-            print(f"epoch {row['epoch'] + 1}/{self.max_epochs}  {_losses(row)}", file=sys.stderr, flush=True)
+            print(f"epoch {row['epoch'] + 1}/{self.max_epochs}  {_losses(row)}", file=self.stream, flush=True)
         if not self.warned:
             self.warned = self._warn_of_collapse(row)
 
@@ -72,6 +78,23 @@ class EpochReport:
         self.bar.close()
         if self.events is not None:
             self.events.close()
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in getattr(shell, "config", {})
+
+
+def bar_class(notebook):
+    """tqdm's bar for where it is shown: in a notebook a widget, where those are installed."""
+    if not notebook:
+        return tqdm
+    with warnings.catch_warnings():         # of widgets that are not installed, and need not be
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm as fitting
+    return fitting
 
 
 def event_writer_class():

@@ -9,6 +9,8 @@ import contextlib
 import json
 import math
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterable
@@ -77,7 +79,8 @@ def fit(
         fused: update all weights in one pass; equal to the default but for rounding, and faster.
         amp: multiply matrices in bfloat16 while training; weights, distances and validation stay float32.
         compile: let `torch.compile` make encoder and decoder faster, for some seconds at the start.
-        stop: called at each batch boundary; when it returns true the run is saved and ended.
+        stop: called at each batch boundary; when it returns true the run is saved and ended. Without it Ctrl-C does
+            the same where there is a folder, and is then raised; a second one is raised at once.
         notes: plain values to keep in the checkpoints under "rqvae".
         progress: show a bar with the losses, or a line an epoch where stderr is not a terminal.
         tensorboard: also write TensorBoard files into `checkpoint_dir` (needs the package).
@@ -92,6 +95,7 @@ def fit(
         checkpoint.CheckpointError: `resume_from` is damaged or holds no training state.
         TrainingDiverged: the loss is not a number; the last good checkpoint stays.
         TrainingInterrupted: `stop` returned true; the run was saved.
+        KeyboardInterrupt: by Ctrl-C; the run was saved where there is a folder.
     """
     if max_epochs < 0:
         raise ValueError(f"max_epochs is {max_epochs}; it must be 0 or more")
@@ -112,7 +116,8 @@ def fit(
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
-    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report:
+    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
+            _interruptible(stop, folder, report) as stop:
         while run.epoch < max_epochs:
             began = time.perf_counter()
             model.train()
@@ -144,6 +149,32 @@ def fit(
             _save(run, folder, "last.ckpt")
             report.epoch(row)
     return run.history
+
+
+@contextlib.contextmanager
+def _interruptible(stop, folder, report):
+    """What is asked between batches: `stop`; or, where there is none but something to save, whether Ctrl-C was pressed,
+    which is raised again when the run has been saved."""
+    usual = threading.current_thread() is threading.main_thread() and \
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if stop is not None or folder is None or not usual or distributed.world_size() > 1:
+        yield stop
+        return
+    pressed = []
+
+    def press(number, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    except TrainingInterrupted as interrupted:
+        report.say(f"interrupted; saved. fit(..., resume_from={str(interrupted.path)!r}) goes on to the bit")
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _validate(model, dataloader, stop):

@@ -7,10 +7,12 @@ import struct
 import subprocess
 import sys
 import termios
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from samples import TINY, clustered, loader
 from rqvae import RqVae, fit
@@ -95,3 +97,16 @@ def test_tensorboard_without_its_package_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match="pip install tensorboard"):
         fit(RqVae(12, 8, 4, 8), loader(clustered(40)), max_epochs=1, device="cpu", progress=False,
             checkpoint_dir=tmp_path, tensorboard=True)
+
+
+def test_in_a_notebook_a_bar_moves_within_an_epoch_and_nothing_is_red(monkeypatch, capsys):
+    kernel = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: kernel))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=tqdm))       # of a kernel without widgets
+    fit(RqVae(12, 16, 8, 32), loader(clustered(200)), max_epochs=2, device="cpu")
+    out, err = capsys.readouterr()
+    assert err == "" and "epoch 1/2, batch 1" in out and "no validation items" in out
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    fit(RqVae(12, 16, 8, 32), loader(clustered(200)), max_epochs=2, device="cpu")
+    out, err = capsys.readouterr()
+    assert out == "" and "epoch 2/2" in err

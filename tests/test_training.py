@@ -3,6 +3,7 @@ against the words it promises."""
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import textwrap
@@ -438,3 +439,38 @@ def test_what_is_no_optimizer_is_told():
     for given in ("adam", {"lr_scheduler": None}, [1]):
         with pytest.raises(ValueError, match="it must be an optimizer of torch.optim, or {"):
             fit(RqVae(12, 16, 8, 32), loader(clustered(20)), max_epochs=1, device="cpu", optimizers=given)
+
+
+def test_ctrl_c_saves_the_run_and_is_raised_and_a_second_one_at_once(tmp_path):
+    def pressing(times, at):
+        for number, batch in enumerate(loader(clustered(96))):
+            for _ in range(times if number == at else 0):
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    class Loader:
+        def __init__(self, times=0):
+            self.times = times
+
+        def __iter__(self):
+            return pressing(self.times, at=1)
+
+    def model():
+        torch.manual_seed(0)
+        return RqVae(12, 16, 8, 32)
+
+    options = dict(max_epochs=2, device="cpu", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), Loader(1), checkpoint_dir=tmp_path / "run", **options)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    saved = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert saved["global_step"] == 2 and saved["rqvae"]["batch"] == 2       # of the first epoch, which is not lost
+    straight, resumed = model(), model()
+    fit(straight, Loader(), **options)
+    fit(resumed, Loader(), resume_from=tmp_path / "run" / "last.ckpt", **options)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in straight.state_dict().items())
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), Loader(2), checkpoint_dir=tmp_path / "other", **options)
+    assert not (tmp_path / "other" / "last.ckpt").exists()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), Loader(1), **options)

@@ -7,11 +7,13 @@ Knows no models, and needs no torch. Exit codes: 0 done, 1 failed while running,
 import argparse
 import contextlib
 import difflib
+import json
 import os
 import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 
@@ -57,7 +59,10 @@ def _initials(flag) -> str:
 
 def command(program, verb, *words) -> str:
     """What a user types who started us as `program`: "python" of `python train.py`, "rqvae" or "python -m rqvae"."""
-    return shlex.join([*program.split(), f"{verb}.py" if program == "python" else verb, *map(str, words)])
+    started = os.path.split(sys.argv[0])
+    # The scripts lie beside each other, wherever the user stands.
+    script = os.path.join(started[0] if started[1] in ("train.py", "infer.py") else "", f"{verb}.py")
+    return shlex.join([*program.split(), script if program == "python" else verb, *map(str, words)])
 
 
 def run_command(parser, load, argv) -> int:
@@ -66,13 +71,11 @@ def run_command(parser, load, argv) -> int:
     What `prepare` raises, and a ValueError of `run`, is the user's input (2), anything else a failure under
     way (1). Each becomes one line on stderr, with a traceback only on `--debug`.
     """
+    _open_streams()
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as exit_:
         return exit_.code or 0
-    # Line buffered, so that what a pipe reads comes in the order in which it was said.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
     with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
         warnings.simplefilter("always", UserWarning)
@@ -154,6 +157,24 @@ class _Unfailing:
         return getattr(self.stream, name)
 
 
+def _open_streams():
+    """Standard streams that take whatever is said: what an encoding cannot spell is shown as "?".
+
+    A closed one is opened on nothing: the next file that is opened would have its number, and get its words.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)              # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Line buffered, so that what a pipe reads comes in the order in which it was said.
+            stream.reconfigure(line_buffering=True, errors="replace")
+
+
 def _silence(stream):
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
@@ -181,8 +202,19 @@ def _failed(error, code, debug):
         traceback.print_exc()
     message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
     message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
-    print(f"error: {shown(' '.join(message.split()))}", file=sys.stderr)
+    sentence = f"error: {shown(' '.join(message.split()))}"
+    print(sentence, file=sys.stderr)
+    _tell_torchrun(sentence)
     return code
+
+
+def _tell_torchrun(sentence):
+    """torchrun ends with a long account of its own; where it leaves room for a reason, this is it."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": {"message": sentence, "extraInfo": {"py_callstack": sentence,
+                                                                      "timestamp": str(int(time.time()))}}}, file)
 
 
 def _os_message(error):

@@ -54,6 +54,8 @@ def work(job) -> int:
     if items is None:
         return 0
     table = items.dataset.table
+    if job.unfinished:
+        say(f"WARNING: {job.unfinished}")
     codes, resolution = encoded(job), None
     if distributed.rank():          # the first process has all codes, and does the rest
         return 0

@@ -18,14 +18,15 @@ from ..ids.programs import check_program
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..model import RqVae
-from ..report.inputs import in_order_of, load_names, load_pairs, trained_and_held_out, training_history
+from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
+                             unfinished_words)
 from ..report.picture import require_matplotlib
 from ..storage.checkpoint import CONFIG_NAME, CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import OPTIONS
-from .sources import Items, like_recorded, open_items
+from .sources import Items, as_recorded, like_recorded, open_items
 
 
 class Job(NamedTuple):
@@ -36,6 +37,7 @@ class Job(NamedTuple):
     title: str = ""                 # where the IDs are from
     model: RqVae = None             # None for IDs in a file
     history: list = ()              # of the training
+    unfinished: str = ""            # that the training did not come to its end
     items: Items = None             # None where only the model is saved, or IDs come without features
     names: list = None              # N, of --names or of the items
     split: tuple = None             # rows trained on and held out, where that is known
@@ -78,6 +80,7 @@ def prepare(arguments) -> Job:
         check_writable(Path(arguments.export).parent)
     model, run_of = load_model(arguments.ckpt)
     job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt)
+    job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))
     if not job.shard and not job.outputs and arguments.report is None:
         return job
     items = find_items(arguments, run_of.get("notes") or {}, job.device)
@@ -185,7 +188,8 @@ def find_items(arguments, notes, device) -> Items:
     if not any(given[source] for source in ("data", "texts", "p5")):
         if "data" not in notes:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
-        given = {name: notes.get(name) if value is None else value for name, value in given.items()}
+        recorded = {name: notes.get(name) for name, value in given.items() if value is None}
+        given = {**given, **as_recorded(recorded, arguments.ckpt)}
     elif notes:
         given = like_recorded(given, notes, arguments.ckpt)
     return open_items(**given, device=device)

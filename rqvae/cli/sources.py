@@ -1,5 +1,6 @@
 """The items that a command names: a feature file, item texts, a P5 folder, or the built-in catalogue."""
 
+import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from ..items.catalogue import load_stdlib_docs
 from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
-from ..storage.files import cache_folder
+from ..storage.files import cache_folder, nearest_names
 
 class Items(NamedTuple):
     """Items ready to train on or to encode."""
@@ -68,6 +69,31 @@ def open_interactions(table, *, interactions=None, user_column=None, item_column
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs --interactions")
     return None if p5 is None else p5_interactions(p5, split or "beauty")
+
+
+def as_recorded(options, checkpoint) -> dict:
+    """The recorded options that name items, with relative paths seen from where the run left them.
+
+    Args:
+        options: option -> value, of the notes of a checkpoint.
+        checkpoint: its path.
+
+    Raises:
+        FileNotFoundError: what the run was trained on is not there.
+    """
+    found = dict(options)
+    for name in ("data", "item_ids", "texts", "p5", "interactions"):
+        path = options.get(name)
+        if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
+            continue
+        # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
+        places = [] if Path(path).is_absolute() else list(Path(checkpoint).absolute().parents)[1:3]
+        there = next((place / path for place in places if (place / path).exists()), None)
+        if there is None:
+            raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here{nearest_names(Path(path))}; "
+                                    f"name it by --{name.replace('_', '-')}")
+        found[name] = str(there)
+    return found
 
 
 def like_recorded(given, recorded, where) -> dict:

@@ -26,7 +26,7 @@ from ..storage.files import check_writable, locked, nearest_names, remove_stale_
 from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
 from .item_options import INTERACTIONS, OPTIONS
-from .sources import Items, open_interactions, open_items
+from .sources import Items, as_recorded, open_interactions, open_items
 from .threads import training_threads
 from .train_options import DEFAULTS
 
@@ -74,6 +74,9 @@ def prepare(arguments) -> Job:
     if arguments.resume is not None:
         resume_from, recorded = find_run(arguments.resume, folder)
         folder = resume_from.parent
+        if not any(getattr(arguments, source) for source in ("data", "texts", "p5")):
+            recorded = {**recorded, **as_recorded({name: value for name, value in recorded.items()
+                                                   if getattr(arguments, name, None) is None}, resume_from)}
     settings = settle(arguments, recorded, resume_from)
     if resume_from is None and not arguments.overwrite:
         refuse_to_overwrite(folder)

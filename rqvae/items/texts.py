@@ -17,6 +17,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 import torch
 
+from ..progress import in_notebook
 from ..storage.files import describe_content, nearest_names, write_atomically
 from ..storage.item_ids import of_one_kind
 from . import DEFAULT_ENCODER, SMALL_ENCODER
@@ -89,7 +90,7 @@ def encode_texts(texts, model_name=DEFAULT_ENCODER, *, batch_size=32, device="au
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     features = _load_encoder(str(model_name), device).encode(
-        texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
+        texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty() or in_notebook(), convert_to_numpy=True)
     return torch.from_numpy(np.array(features, dtype=np.float32))
 
 

@@ -41,6 +41,22 @@ def training_history(path, extra) -> list:
     return history
 
 
+def unfinished_words(path, extra, history) -> str:
+    """A sentence where the run that wrote a checkpoint did not come to its end, as far as that can be seen; else "".
+
+    Args:
+        path: of the checkpoint.
+        extra: what the checkpoint holds under "rqvae", or {}.
+        history: of `training_history`.
+    """
+    wanted, path = (extra.get("notes") or {}).get("epochs"), Path(path)
+    known = path.with_name("metrics.jsonl").exists() or path.name == "last.ckpt"
+    if not known or not isinstance(wanted, int) or len(history) >= wanted:
+        return ""
+    return (f"this run was stopped after {len(history):,} of {wanted:,} epochs: what follows is not what it would come to; "
+            f"train --resume {path.with_name('last.ckpt')} goes on with it")
+
+
 def load_names(path, count) -> list:
     """Names of `count` items, for people to read, from a .txt (one a line) or a .json list; they may repeat.
 

@@ -410,3 +410,16 @@ def test_a_tokenizer_of_another_system_goes_where_a_checkpoint_goes(tmp_path, mo
     torch.save({"weights": 1}, "other.pt")
     assert "other.pt has no 'state_dict'" in refused(["--ckpt", "other.pt", "--data", "items.npy", "--output", "a.json"],
                                                      capsys)
+
+
+def test_a_run_that_was_stopped_is_not_judged_as_if_it_had_ended(trained, capsys):
+    for at, wanted in (("checkpoints/last.ckpt", 9), ("checkpoints/best.ckpt", 9)):
+        loaded = torch.load(at, weights_only=True)
+        loaded["rqvae"]["notes"]["epochs"] = wanted
+        torch.save(loaded, at)
+        for more in (["--output", "x.json", "--overwrite"], ["--report"]):
+            assert infer.main(["--ckpt", at, *more]) == 0
+            assert "WARNING: this run was stopped after 2 of 9 epochs" in capsys.readouterr().out
+    Path("checkpoints/metrics.jsonl").unlink()          # best.ckpt alone cannot tell how its run went on
+    assert infer.main(["--ckpt", "--report"]) == 0
+    assert "stopped" not in capsys.readouterr().out

@@ -1,14 +1,18 @@
 """The installed command: which one it is, what it says of itself, and that it needs no torch for that."""
 
+import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from rqvae import __version__
 from rqvae.cli import main as commands
+from rqvae.cli import console
 from rqvae.cli.console import command
+from rqvae.cli.main import main
 from samples import ROOT, TINY, clustered
 
 
@@ -63,3 +67,42 @@ def test_the_module_trains_and_encodes_in_an_empty_folder(tmp_path):
     assert (tmp_path / "semantic_ids.json").exists()
     unknown = rqvae("train", "--epoch", "3")
     assert (unknown.returncode, unknown.stderr) == (2, "error: unknown argument --epoch; did you mean --epochs?\n")
+
+
+def in_a_shell(line, folder, **environment):
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, timeout=120, env={
+        **os.environ, "PYTHONPATH": str(ROOT), "PY": sys.executable, "ROOT": str(ROOT), "OMP_NUM_THREADS": "1", **environment})
+
+
+def test_an_output_that_cannot_spell_gets_what_it_can_and_files_get_all(tmp_path):
+    np.save(tmp_path / "ítems.npy", clustered(60).numpy())
+    (tmp_path / "names.txt").write_text("\n".join(f"Café 店 {row}" for row in range(60)), encoding="utf-8")
+    done = in_a_shell(f"$PY $ROOT/train.py --data ítems.npy --epochs 1 {' '.join(TINY)} && $PY $ROOT/infer.py "
+                      "--names names.txt --output ids.jsonl --report r.html", tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "Caf? ? 7" in done.stdout and "Café 店 7" in (tmp_path / "ids.jsonl").read_text("utf-8")
+    assert "Café 店" in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_closed_streams_stop_nothing_and_get_no_file_s_number(tmp_path):
+    np.save(tmp_path / "items.npy", clustered(60).numpy())
+    for closed in ("2>&-", "0<&- 1>&- 2>&-"):
+        done = in_a_shell(f"$PY $ROOT/train.py --data items.npy --epochs 1 --overwrite {' '.join(TINY)} {closed}", tmp_path)
+        assert done.returncode == 0
+        assert (tmp_path / "checkpoints/best.ckpt").exists()
+        assert len((tmp_path / "checkpoints/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_command_is_named_as_it_was_started(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/opt/rqvae/train.py"])
+    assert console.command("python", "infer", "--ckpt", "a b") == "python /opt/rqvae/infer.py --ckpt 'a b'"
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert console.command("python", "infer") == "python infer.py"
+    assert console.command("python -m rqvae", "infer") == "python -m rqvae infer"
+
+
+def test_torchrun_is_told_the_sentence_for_the_end_of_its_account(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert main(["train", "--data", "nothing.npy"]) == 2
+    told = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert told["extraInfo"]["py_callstack"] == capsys.readouterr().err.strip() and "nothing.npy" in told["message"]

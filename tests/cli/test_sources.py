@@ -146,3 +146,17 @@ def test_the_key_of_the_run_is_taken_and_another_one_of_its_file_refused(place, 
     capsys.readouterr()
     assert infer.main(["--data", "items.npz", "--key", "image", "--output", "c.npy"]) == 2
     assert "--key is image, but checkpoints/best.ckpt was trained with text" in capsys.readouterr().err
+
+
+def test_a_run_s_items_are_found_from_another_folder(place, monkeypatch, capsys):
+    np.save("items.npy", clustered(60).numpy())
+    assert train.main(["--data", "items.npy", "--epochs", "1", *TINY]) == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "ids.json"]) == 0
+    assert train.main(["--resume", "../checkpoints/last.ckpt", "--epochs", "2"]) == 0
+    Path("../items.npy").rename("../moved.npy")
+    capsys.readouterr()
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "x.json"]) == 2
+    assert "items.npy, which ../checkpoints/best.ckpt was trained on, is not here" in capsys.readouterr().err
+    assert train.main(["--resume", "../checkpoints/last.ckpt", "--epochs", "3", "--data", "../moved.npy"]) == 0
