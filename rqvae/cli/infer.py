@@ -21,8 +21,9 @@ from ..items.tables import TableRows
 from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost
 from ..report.page import write_page
 from ..report.picture import write_picture
-from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
-                           summary)
+from ..report.taken import recommender_measures, taken_measures
+from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text,
+                           shared_prefixes, summary)
 from .console import say
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
@@ -160,6 +161,7 @@ def warn_of_foreign(job, codes) -> bool:
 def judge(job, codes, names, resolution=None) -> None:
     """The report, in words and, if asked for, as a page."""
     before, resolved, levels = None, None, codes.shape[1]
+    ids = codes if resolution is None else resolution.codes
     if resolution is not None:
         before, resolved, codes = codes, resolution.after, resolution.codes[:, :levels]
     elif job.model is None and is_suffix(codes):
@@ -170,8 +172,15 @@ def judge(job, codes, names, resolution=None) -> None:
                       resolved=resolved, split=job.split, pairs=job.pairs)
     if job.model is not None and job.items is not None:
         warn_of_foreign(job, codes if before is None else before)
+    if job.interactions:
+        measures += taken_measures(ids, job.interactions, levels=codes.shape[1])
+    if job.arguments.recommender:
+        print("training a recommender on the IDs, which takes some CPU-minutes", file=sys.stderr)
+        measures += recommender_measures(ids, job.interactions)
     what = job.items.description if job.items else f"{len(codes):,} items"
     about = f"{what}; {codes.shape[1]} levels of {size:,} codes, {job.title}"
+    if job.interactions:
+        say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
     if job.arguments.report:
         figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=size)

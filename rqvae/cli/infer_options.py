@@ -4,7 +4,7 @@ import argparse
 
 from ..ids.formats import FORMATS
 from .console import ArgumentParser
-from .item_options import add_item_options
+from .item_options import add_interaction_options, add_item_options
 
 DEFAULT_CKPT, DEFAULT_OUTPUT = "checkpoints/best.ckpt", "semantic_ids.json"
 # Options that another one rules out, and why.
@@ -15,7 +15,9 @@ APART = {
     "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained", "export"),
             "IDs in a file are only judged; leave one of them out"),
 }
-NEEDS = {"ids": "report", "pairs": "report", "ids_format": "ids", "num_embeddings": "ids"}
+NEEDS = {"ids": "report", "pairs": "report", "interactions": "report", "recommender": "report",
+         "user_column": "interactions", "item_column": "interactions", "time_column": "interactions",
+         "ids_format": "ids", "num_embeddings": "ids"}
 
 
 def build_parser(program="rqvae") -> ArgumentParser:
@@ -62,6 +64,10 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                                               "with a .html or .png (needs matplotlib) also as a page")
     add("--pairs", metavar="FILE", help="for --report: .npy with the row numbers (pairs, 2) of items that go together, "
                                         "such as those taken one after the other")
+    add_interaction_options(group)
+    add("--recommender", action="store_true", help="for --report with --interactions: train a small recommender on the "
+                                                   "IDs, and say how well it recommends each user's last item; some "
+                                                   "CPU-minutes")
     add("--ids", metavar="FILE", help="for --report: judge the IDs in this file, ours or another system's, without a "
                                       "checkpoint; with --data also their neighbours")
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")

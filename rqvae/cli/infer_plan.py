@@ -17,6 +17,7 @@ from ..ids.publishing import (NUMBERED, check_labels, load_published, plan_outpu
 from ..ids.programs import check_program
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
+from ..items.interactions import Interactions
 from ..model import RqVae
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
@@ -25,8 +26,8 @@ from ..storage.checkpoint import CONFIG_NAME, CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
-from .item_options import OPTIONS
-from .sources import Items, as_recorded, like_recorded, open_items
+from .item_options import INTERACTIONS, OPTIONS
+from .sources import Items, as_recorded, like_recorded, open_interactions, open_items
 
 
 class Job(NamedTuple):
@@ -42,6 +43,7 @@ class Job(NamedTuple):
     names: list = None              # N, of --names or of the items
     split: tuple = None             # rows trained on and held out, where that is known
     pairs: np.ndarray = None        # (P, 2)
+    interactions: Interactions = None
     outputs: list = ()              # of `plan_outputs`
     shard: Shard = None
     parts: list = None              # the shards to merge
@@ -94,7 +96,12 @@ def prepare(arguments) -> Job:
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
     job = job._replace(items=items, names=names,
                        split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
-                       pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None)
+                       pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
+                       interactions=find_interactions(arguments, len(table), table.item_ids, items.places))
+    informed = (run_of.get("notes") or {}).get("interactions")
+    if arguments.interactions and informed:
+        warnings.warn(f"{arguments.ckpt} was trained with {informed}; as far as that holds what the report looks for, the "
+                      "figures flatter its IDs")
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
@@ -167,7 +174,8 @@ def prepare_ids(job) -> Job:
         raise ValueError(f"--num-embeddings is {arguments.num_embeddings}, but {arguments.ids} has the code {largest}")
     pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
     names = load_names(arguments.names, len(ids.codes)) if arguments.names else ids.names or items and items.dataset.names
-    return job._replace(items=items, ids=ids, names=names, pairs=pairs, title=arguments.ids)
+    interactions = find_interactions(arguments, len(ids.codes), ids.item_ids, items.places if items else {})
+    return job._replace(items=items, ids=ids, names=names, pairs=pairs, interactions=interactions, title=arguments.ids)
 
 
 def check_report(arguments) -> None:
@@ -193,6 +201,17 @@ def find_items(arguments, notes, device) -> Items:
     elif notes:
         given = like_recorded(given, notes, arguments.ckpt)
     return open_items(**given, device=device)
+
+
+def find_interactions(arguments, count, item_ids, places):
+    """What users did, for a report, or None."""
+    if arguments.report is None:
+        return None
+    found = open_interactions(count, item_ids, **{name: getattr(arguments, name) for name in INTERACTIONS},
+                              p5=places.get("p5"), split=places.get("split"))
+    if arguments.recommender and found is None:
+        raise ValueError("--recommender needs --interactions, or items of --p5")
+    return found
 
 
 def code_sizes(model) -> list:

@@ -18,10 +18,10 @@ OPTIONS = {
 }
 # The arguments of `sources.open_interactions`, in words.
 INTERACTIONS = {
-    "interactions": ("FILE", "what users did with the items, without what validation and test hold out: .json or .jsonl "
-                             "with a list of items for each user, .txt with a line a user, .csv, .tsv or .parquet with a "
-                             "row an event, or .npy with pairs; items by item ID, or by row. With --p5 the training part "
-                             "of its sequences, if nothing is said"),
+    "interactions": ("FILE", "what users did with the items (to train on, without what validation and test hold out): "
+                             ".json or .jsonl with a list of items for each user, .txt with a line a user, .csv, .tsv or "
+                             ".parquet with a row an event, .npy with pairs; items by item ID, or by row (default with "
+                             "--p5: the training part of its sequences)"),
     "user_column": ("NAME", "column of --interactions with the user (default: what is called like it)"),
     "item_column": ("NAME", "column of --interactions with the item (the same)"),
     "time_column": ("NAME", "column of --interactions with the time (the same; without one the rows are in time order)"),

@@ -54,17 +54,17 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     return Items(dataset, f"{rows:,} items of {width} features from {source}", places)
 
 
-def open_interactions(table, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,
+def open_interactions(count, item_ids, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,
                       split=None) -> Interactions:
-    """What users did with the items of `table`, from the file or else from the P5 folder that is named; None for
-    neither.
+    """What users did with `count` items, which may have `item_ids`, from the file or else from the P5 folder that is
+    named; None for neither.
 
     Raises:
         ValueError: a column is named, but no file; and what reading raises.
     """
     columns = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
     if interactions is not None:
-        return read_interactions(interactions, len(table), table.item_ids, **columns)
+        return read_interactions(interactions, count, item_ids, **columns)
     given = [name for name, value in columns.items() if value is not None]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs --interactions")

@@ -89,7 +89,7 @@ def prepare(arguments) -> Job:
     interactions = None
     if settings["preset"] != "documented":
         named = {name: settings.get(name) for name in (*INTERACTIONS, "p5", "split")}
-        interactions = open_interactions(table, **named)
+        interactions = open_interactions(len(table), table.item_ids, **named)
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})

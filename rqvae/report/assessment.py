@@ -69,6 +69,11 @@ QUESTIONS = {
     "alike": ("Do similar items get similar IDs?",
               "Neighbours found: of an item's 10 most similar items, the share that the IDs alone find again. "
               "Lift: how many times longer a beginning of the ID they share than two random items do."),
+    "taken": ("What do the IDs say to a recommender?",
+              "Counted by what users took. What they took next is looked for among the ten items whose IDs begin most alike, "
+              "beside the ten that are taken most. Codes are those of the most taken items with a third of the events, of "
+              "those with the next third, and of the rest that was taken; prefixes those of 1, 2, ... codes: where an item "
+              "stands under none of an item that was taken, a recommender will hardly find it."),
 }
 
 

@@ -299,7 +299,8 @@ def test_a_report_writes_no_ids_and_tells_trained_from_held_out(trained, capsys)
     assert infer.main(["--ckpt", "--report", "--pairs", "pairs.npy"]) == 0
     out = capsys.readouterr().out
     for words in ("error of the 190 items trained on", "error of the 10 items held out", "level 3: perplexity",
-                  "collision rate before", "collision rate after resolving", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
+                  "collision rate before",
+                  "collision rate after resolving", "neighbours found, item to IDs", "lift of neighbours", "lift of the given pairs",
                   "healthy", "first 2 codes"):
         assert words in out, words
     assert not Path("semantic_ids.json").exists()
@@ -423,3 +424,26 @@ def test_a_run_that_was_stopped_is_not_judged_as_if_it_had_ended(trained, capsys
     Path("checkpoints/metrics.jsonl").unlink()          # best.ckpt alone cannot tell how its run went on
     assert infer.main(["--ckpt", "--report"]) == 0
     assert "stopped" not in capsys.readouterr().out
+
+
+def test_a_report_on_what_users_took(trained, capsys):
+    draw = np.random.default_rng(0)
+    Path("inter.json").write_text(json.dumps({user: draw.integers(200, size=5).tolist() for user in range(30)}))
+    asked = ["--report", "--interactions", "inter.json"]
+    assert infer.main(["--ckpt", *asked, "--unique", "none", "--output", "bare.npy"]) == 0
+    out = capsys.readouterr().out
+    for words in ("What users did: 30 users took", "named by row number from 0", "What do the IDs say to a recommender?",
+                  "events whose item shares its ID", "next item among 10 by shared prefix", "level 3: codes of the",
+                  "never taken: under prefixes of the others"):
+        assert words in out, words
+    assert "R@10 of a recommender" not in out
+    assert infer.main(["--ids", "bare.npy", *asked, "--recommender"]) == 0
+    out, err = capsys.readouterr()
+    assert "R@10 of a recommender, 30 users" in out and " ± " in out and "training a recommender" in err
+    assert infer.main(["--ckpt", *asked, "--unique", "suffix", "--output", "suffix.npy", "--report", "page.html"]) == 0
+    assert "What do the IDs say to a recommender?" in Path("page.html").read_text("utf-8")
+    line = next(line for line in capsys.readouterr().out.split("\n") if "events whose item shares its ID" in line)
+    assert "0.00 %" in line and "good" in line
+    assert "--recommender needs --interactions" in refused(["--report", "--recommender"], capsys)
+    assert "--interactions needs --report" in refused(["--interactions", "inter.json"], capsys)
+    assert "--user-column needs --interactions" in refused(["--report", "--user-column", "u"], capsys)
