@@ -38,37 +38,48 @@ class Standard(NamedTuple):
     remedy: str             # what to change where it is missed
 
 
+# A recommender was trained on some thirty sets of IDs (`judging`). Random ones recommended a third worse than those that
+# carry content, and IDs that items share 8 % worse than the same IDs made unique. Among unique IDs that carry content
+# neither error nor perplexity, neighbours found or lift told which recommend better: so what is asked of them here is no
+# more than the least of what recommended as well as any.
 HEALTHY = {
-    # The best of the usual systems reach 0.32 to 0.39 on the items that they were trained on.
-    "trained error": Standard(0.30, "at most", "train longer, or with more --num-embeddings or --num-quantizers"),
+    # IDs with errors of 0.09, 0.25, 0.38 and 0.41 recommended alike.
+    "trained error": Standard(0.41, "at most", "train longer, or with more --num-embeddings or --num-quantizers"),
     # Residual k-means reaches 0.57 on items that it has not seen: a tokenizer should beat it. Far above the
     # error of trained items, it tells of a memorised catalogue.
     "new error": Standard(0.55, "at most", "train on more items, or on items more like these"),
     # Share of K. An unused code is capacity thrown away.
     "usage": Standard(1.0, "at least", "train with --preset tiger, or lower --num-embeddings"),
-    # Share of K. Codes used very unevenly say little about most items.
-    "perplexity": Standard(0.85, "at least", "train with --preset tiger, which keeps the codes balanced"),
-    # Beyond what identical items and chance alone cause. Lower rates go with worse errors, so resolve instead.
-    "collisions": Standard(0.07, "at most", "give every item an ID of its own by --unique"),
+    # Share of K. First levels of 32 codes recommended as well as of 256; codes used still less evenly say little.
+    "perplexity": Standard(0.12, "at least", "train with --preset tiger, which keeps the codes balanced"),
+    # Beyond what identical items and chance alone cause: IDs of which 0.117 collided recommended as well as any, once
+    # they were made unique.
+    "collisions": Standard(0.12, "at most", "train longer, or with more --num-embeddings or --num-quantizers"),
+    # Beyond what identical items cause, of IDs as they are handed on: 0.004 of the items, but much taken ones, had cost
+    # published IDs some per cent.
+    "shared": Standard(0.0, "at most", "give every item an ID of its own; infer does, without --unique none"),
     "resolved": Standard(0.0, "at most", "resolve by --unique"),
-    # Plain distance between features finds 0.66 of the neighbours by cosine again, so this is most of them.
-    "recall": Standard(0.5, "at least", "train longer, or with more --num-embeddings or --num-quantizers"),
-    # At K = 256; measured between 7 (IDs with a collapsed first level) and 24 for items that people took one after
-    # the other, and near 90 for neighbours. With K codes it is at most about K, and grew with its root or faster.
-    "lift": Standard(10.0, "at least", "look at the first level: few codes in use there make all IDs begin alike"),
+    # Residual k-means and all that recommended as well find 0.38 or more.
+    "recall": Standard(0.35, "at least", "train longer, or with more --num-embeddings or --num-quantizers"),
+    # At K = 256; of IDs that carry content between 7 and 24 for items that people took one after the other, near 90 for
+    # neighbours; of random ones 1. With K codes it is at most about K, and grew with its root or faster.
+    "lift": Standard(4.0, "at least", "look at the first level: few codes in use there make all IDs begin alike"),
 }
 
 QUESTIONS = {
     "kept": ("How much of an item does its ID keep?",
              "Error of the features rebuilt from the ID: 0 is perfect, 1 is no better than taking each item for average. "
-             "Items held out took no part in training; they tell how new items will fare."),
+             "Items held out took no part in training; they tell how new items will fare. Below 0.4 or so a lower error is no sign "
+             "of better recommendation: IDs with 0.09, 0.25, 0.38 and 0.41 recommended alike."),
     "used": ("Are all codes in use?",
              "Perplexity is the number of codes that a level uses in effect: all, if each has as many items."),
     "apart": ("Does every item have an ID of its own?",
-              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ."),
+              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ. IDs of "
+              "which 7 % collided recommended 8 % worse than the same made unique."),
     "alike": ("Do similar items get similar IDs?",
               "Neighbours found: of an item's 10 most similar items, the share that the IDs alone find again. "
-              "Lift: how many times longer a beginning of the ID they share than two random items do."),
+              "Lift: how many times longer a beginning of the ID they share than two random items do. Random IDs recommend a "
+              "third worse; among IDs that carry content more of either is no sign of better recommendation."),
     "taken": ("What do the IDs say to a recommender?",
               "Counted by what users took. What they took next is looked for among the ten items whose IDs begin most alike, "
               "beside the ten that are taken most. Codes are those of the most taken items with a third of the events, of "
@@ -234,19 +245,20 @@ def _use_measures(statistics, items):
 def _collision_measures(collisions, resolved, room):
     items = collisions["items"]
     same = collisions.get("unavoidable_collisions", 0)
-    # The share that collides when items draw their IDs at random from `room`.
-    chance = 1 + room * math.expm1(-items / room) / items
-    bound = HEALTHY["collisions"].bound + chance + same / items
     rate = collisions["collision_rate"]
-    label = "collision rate" if resolved is None else "collision rate before resolving"
-    found = [_judged("apart", label, percent(rate), rate, "collisions", bound=bound, healthy=f"at most {bound:.1%}"
-                     .replace("%", " %"))]
-    if resolved is not None:
-        rate = resolved["collision_rate"]
-        found[0] = found[0]._replace(remedy="")
-        found.append(_judged("apart", "collision rate after resolving", percent(rate), rate, "resolved", healthy="0 %"))
+    if resolved is None:
+        bound = HEALTHY["shared"].bound + same / items
+        found = [_judged("apart", "collision rate", percent(rate), rate, "shared", bound=bound,
+                         healthy=f"at most {percent(bound)}" if same else "0 %"),
+                 Measure("apart", "most items on one ID", f"{collisions['largest_collision']:,}")]
     else:
-        found.append(Measure("apart", "most items on one ID", f"{collisions['largest_collision']:,}"))
+        # The share that collides when items draw their IDs at random from `room`.
+        chance = 1 + room * math.expm1(-items / room) / items
+        bound = HEALTHY["collisions"].bound + chance + same / items
+        after = resolved["collision_rate"]
+        found = [_judged("apart", "collision rate before resolving", percent(rate), rate, "collisions", bound=bound,
+                         healthy=f"at most {percent(bound)}", judge=bound < 0.5)._replace(remedy=""),
+                 _judged("apart", "collision rate after resolving", percent(after), after, "resolved", healthy="0 %")]
     if same:
         found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}"))
     return found
