@@ -67,7 +67,7 @@ def fit(
         model: an `RqVae`; moved to `device` and left in training mode.
         train_dataloader: an iterable of {"features": (B, D)}: a `torch.utils.data.DataLoader`, ours, ...
         val_dataloader: the same for held-out items, or None.
-        max_epochs: epochs in all, those before a resume included.
+        max_epochs: epochs in all, those before a resume included; with 0 the model is only saved.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `monitor`) and
             `metrics.jsonl`; created if missing. None writes nothing.
@@ -148,6 +148,9 @@ def fit(
                 _save(run, folder, "best.ckpt")
             _save(run, folder, "last.ckpt")
             report.epoch(row)
+    if max_epochs == 0 and resume_from is None:         # a starting point is a tokenizer, too
+        for name in ("best.ckpt", "last.ckpt"):
+            _save(run, folder, name)
     return run.history
 
 

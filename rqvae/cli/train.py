@@ -176,6 +176,9 @@ def find_run(path, folder):
             warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
             notes = loaded.get("rqvae", {}).get("notes") or {}
+            if notes.get("epochs") == 0:
+                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; a new run with --overwrite "
+                                 "instead of --resume begins at the same point")
             recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
@@ -198,7 +201,7 @@ def run(job) -> int:
                 history = train(job, stop)
             if history is None:
                 return 128 + (stop.number or signal.SIGTERM)
-            if not history or history[-1]["epoch"] + 1 > job.settings["epochs"]:
+            if job.resume_from and (not history or history[-1]["epoch"] + 1 > job.settings["epochs"]):
                 say(f"already trained {len(history)} of {job.settings['epochs']} epochs; nothing to do")
             elif not distributed.rank():
                 report(job, history)
@@ -230,8 +233,9 @@ def train(job, stop):
         to_the_end = closed or job.interactions is not None
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
                    "monitor": "last" if to_the_end else "val_recon_loss"}
-        train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
-                                       interactions=job.interactions)
+        if settings["epochs"]:
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"],
+                                           closed=closed, interactions=job.interactions)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:
@@ -258,7 +262,9 @@ def report(job, history) -> None:
     codes = batch_inference(model, loader, job.device)
     statistics = code_statistics(codes, model.quantizer.num_embeddings)
     error = evaluate_reconstruction(model, loader, job.device)["relative_mse"]
-    say(f"\nTrained {len(history)} epochs in {sum(row['seconds'] for row in history):.0f} s; over all items:")
+    seconds = sum(row["seconds"] for row in history)
+    say(f"\nTrained {len(history)} epochs in {seconds:.0f} s; over all items:" if history else
+        "\nThe starting point, with no epoch trained; over all items:")
     say(summary(statistics, collision_report(codes), error))
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
         "train longer, lower --num-embeddings, or give more and more varied items"

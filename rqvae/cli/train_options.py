@@ -16,7 +16,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add = parser.add_argument
     add_item_options(parser)
     add_interaction_options(parser)
-    add("--epochs", type=int, help="passes over the items (default: 100; with --preset tiger fewer "
+    add("--epochs", type=int, help="passes over the items, 0 for the starting point alone (default: 100; with --preset tiger fewer "
                                    "for more than 3,600 items)")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",

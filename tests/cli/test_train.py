@@ -339,3 +339,20 @@ def test_rows_far_out_are_named_before_the_training_and_rule_nothing(features, c
     out, err = capsys.readouterr()
     assert "2 of 200 rows (7, 30) lie more than 10 times as far out" in err and "--no-robust" in err
     assert int(re.search(r"([\d,]+) distinct IDs", out)[1].replace(",", "")) > 150
+
+
+def test_no_epoch_gives_the_starting_point_as_a_checkpoint_that_encodes_and_can_be_gone_on_with(features, capsys):
+    assert train.main(["--data", features, "--epochs", "0", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "The starting point, with no epoch trained" in out and "next: python infer.py" in out
+    assert infer.main(["--ckpt", "--unique", "none", "--output", "ids.npy"]) == 0
+    model = RqVae.load_from_checkpoint("checkpoints/best.ckpt")
+    rows = torch.from_numpy(np.load(features))
+    residual, expected = model.encode(rows), []
+    for codebook in model.quantizer.codebooks:              # by the definition: nearest, level by level
+        expected.append((residual[:, None] - codebook).square().sum(dim=2).argmin(dim=1))
+        residual = residual - codebook[expected[-1]]
+    assert np.array_equal(np.load("ids.npy"), torch.stack(expected, dim=1).numpy())
+    error = (model.decode(torch.stack(expected, dim=1)) - rows).square().mean() / rows.var(dim=0, correction=0).mean()
+    assert error < 0.5                                      # 200 items around 20 centres, 8 x 8 x 8 codes
+    assert "checkpoints/last.ckpt is a starting point" in refused(["--resume", "--epochs", "2"], capsys)
