@@ -15,7 +15,7 @@ from ..ids.files import save_semantic_ids
 from ..ids.programs import export_program
 from ..ids.publishing import labels_beside, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards
-from ..ids.uniqueness import unique_ids
+from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost
@@ -126,7 +126,10 @@ def write(job, codes, bare) -> str:
     if job.published:
         item_ids, names = labels_beside(job.published, job.published_rows, item_ids, names)
         codes = np.concatenate([job.published.codes, codes])
-    paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names,
+    ranked = None
+    if codes.shape == bare.shape and any(output.format == "torcheasyrec" for output in job.outputs):
+        ranked = ranked_last_codes(job.model, job.items.dataset.table, codes)
+    paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names, candidates=ranked,
                           bare=None if job.arguments.unique or job.published else bare,
                           overwrite=job.arguments.overwrite)
     said = which_keys(job.outputs, item_ids)

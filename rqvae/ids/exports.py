@@ -7,8 +7,10 @@ Shapes:  N items   L levels   K codes of a level
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ from .tokens import level_letters, level_offsets, to_tokens
 
 _ROWS_AT_ONCE = 2 ** 16
 _DATA_SUFFIXES = (".json", ".jsonl", ".npy", ".npz", ".pt", ".parquet", ".txt", ".csv", ".tsv")
+_THREE_CODES = {"minionerec": "MiniOneRec", "openonerec": "OpenOneRec"}
+_INDICES = {"lcrec": "LC-Rec and LETTER", "minionerec": "MiniOneRec", "minionerec-kmeans": "MiniOneRec"}
 
 
 class _Items(NamedTuple):
@@ -32,6 +36,7 @@ class _Items(NamedTuple):
     sizes: list[int]                # L
     item_ids: list | None           # N, all text or all integers
     names: list[str] | None         # N
+    candidates: np.ndarray | None   # (N, T)
 
 
 class _Place(NamedTuple):
@@ -44,7 +49,7 @@ class _Place(NamedTuple):
 
 
 def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_ids=None,
-                        names=None, overwrite=False) -> list[Path]:
+                        names=None, candidates=None, overwrite=False) -> list[Path]:
     """Write semantic IDs in the form that another system reads.
 
     All files take their names together, the main file last: what ends the writing leaves the old set.
@@ -61,6 +66,8 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
             a line `ID<tab>row` for each item, and cannot have IDs with tabs or line breaks. Integers stay
             integers in Parquet.
         names: N titles, for the formats that have titles.
+        candidates: (N, T) last codes that each item could have, the best first, for torcheasyrec; see
+            `uniqueness.ranked_last_codes`.
         overwrite: replace files that exist.
 
     Returns:
@@ -75,9 +82,11 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
     sizes = level_sizes(num_embeddings, codes.shape[1])
     check_range(codes, sizes)
     items = _Items(codes, sizes, as_item_ids(item_ids, len(codes)),
-                   as_labels(names, len(codes), "names"))
+                   as_labels(names, len(codes), "names"), _checked_candidates(candidates, len(codes), sizes[-1]))
     plan = _plan(items, format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
+    for sentence in _caveats(items, format, plan[0][0]):
+        warnings.warn(sentence, stacklevel=2)
     with together():
         for path, write in reversed(plan):
             write_atomically(path, write, replace=overwrite)
@@ -87,8 +96,34 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
 def check_export(format, folder_or_path, *, has_item_ids=False, item_ids=None, overwrite=False) -> None:
     """Refuse, before there are any codes, a format, place or item ID that an export would refuse."""
     item_ids = item_ids or (["0"] if has_item_ids else None)
-    plan = _plan(_Items(np.zeros((1, 1), np.int64), [1], item_ids, None), format, folder_or_path)
+    plan = _plan(_Items(np.zeros((1, 1), np.int64), [1], item_ids, None, None), format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
+
+
+def _checked_candidates(candidates, count, size):
+    if candidates is None:
+        return None
+    candidates = as_codes(candidates, "candidates")
+    if len(candidates) != count or candidates.max() >= size:
+        raise ValueError(f"candidates are {len(candidates):,} rows with codes up to {candidates.max()}; expected a row for "
+                         f"each of the {count:,} items, and last codes below {size}")
+    return candidates
+
+
+def _caveats(items, format, main):
+    """What the system that reads these files will not see, in sentences that name the way out."""
+    count, levels = items.codes.shape
+    system = _THREE_CODES.get(format)
+    if system and levels < 3:
+        yield f"{system} reads three codes of an ID, and these have {levels}; train with --num-quantizers 3"
+    elif system and levels > 3:
+        own = int((collision_ranks(items.codes[:, :3])[1] == 1).sum())
+        yield (f"{system} reads the first three codes of an ID, and these have {levels}: {own:,} of {count:,} items are told "
+               "from all others by those; train with --num-quantizers 3, and let --unique nearest do what a suffix does")
+    if format in _INDICES and not main.name.endswith(".index.json"):
+        yield f"{main.name}: the scripts of {_INDICES[format]} look for NAME.index.json; name it so, or rename it"
+    if format == "openonerec" and "0" in map(str, items.item_ids or [0]):
+        yield "OpenOneRec takes pid 0 for no item, and one has it; number the items from 1 on, by --item-ids"
 
 
 def _plan(items, format, folder_or_path):
@@ -187,7 +222,15 @@ def _torcheasyrec(items, place):
     def columns(arrow, rows):
         return {"item_id": _column(arrow, item_ids[rows], kind),
                 "codes": _lists(arrow, items.codes[rows]),
-                "offset_codebook": _lists(arrow, items.codes[rows] + offsets)}
+                "offset_codebook": _lists(arrow, items.codes[rows] + offsets),
+                **({} if items.candidates is None else {"candidate_codes": _lists(arrow, ranked(rows))})}
+
+    def ranked(rows):
+        """(n, T * L): the ID of each item with one candidate after the other as its last code."""
+        candidates = items.candidates[rows]
+        table = np.repeat(items.codes[rows, None], candidates.shape[1], axis=1)         # (n, T, L)
+        table[..., -1] = candidates
+        return table.reshape(len(table), -1)
 
     def groups(arrow, rows):
         limits = bounds[rows.start:rows.stop + 1]
@@ -200,6 +243,27 @@ def _torcheasyrec(items, place):
             (place.beside(".groups.parquet"), _parquet(len(bounds) - 1, groups))]
 
 
+def _flashrec(items, place):
+    pids = items.item_ids or list(range(len(items.codes)))
+    order = np.argsort(id_keys(items.codes), kind="stable")
+
+    def write(file):
+        last, opening = None, "{"
+        for row, codes in zip(order.tolist(), _rows(items.codes[order])):
+            key = ",".join(map(str, codes))
+            before = ", " if key == last else f'{opening}"{key}": ['
+            file.write(f"{before}{json.dumps({'pid': pids[row]})}".encode())
+            last, opening = key, "], "
+        file.write(b"]}")
+
+    return [(place.main, write)]
+
+
+def _rectokens(items, place):
+    tensor = torch.from_numpy(np.ascontiguousarray(items.codes))
+    return [(place.main, lambda file: torch.save(tensor, file)), *_item_numbers(items, place)]
+
+
 def _semantic_id(items, place):
     rank, _ = collision_ranks(items.codes)
     lines = ("-".join(map(str, [*codes, number] if number else codes))
@@ -210,6 +274,7 @@ def _semantic_id(items, place):
 _PLANS = {                  # (_Items, _Place) -> [(path, write), ...]
     "lcrec": _lcrec, "minionerec": _minionerec, "minionerec-kmeans": _minionerec_kmeans, "grid": _grid,
     "tiger": _tiger, "openonerec": _openonerec, "torcheasyrec": _torcheasyrec, "semantic-id": _semantic_id,
+    "flashrec": _flashrec, "rectokens": _rectokens,
 }
 
 

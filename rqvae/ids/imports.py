@@ -5,6 +5,7 @@ Shapes:  N items   L levels
 
 from __future__ import annotations
 
+import json
 import re
 from array import array
 
@@ -22,9 +23,11 @@ _SUFFIXES = {
     "lcrec": (".json",), "minionerec": (".json", ".txt"), "minionerec-kmeans": (".json",),
     "grid": (".pt",), "tiger": (".npy", ".pt"), "openonerec": (".parquet", ".txt"),
     "torcheasyrec": (".parquet",), "torcheasyrec-offset": (".parquet",), "semantic-id": (".txt",),
+    "flashrec": (".json",), "rectokens": (".pt",),
 }
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LONGEST_LINE = 2 ** 20         # bytes
+_CATALOGUE = re.compile(r'\s*{\s*"[0-9]+(,[0-9]+)+"\s*:')
 _OPENONEREC = re.compile(r"<\|sid_begin\|>((?:<s_[a-z]_[0-9]+>)+)<\|sid_end\|>")
 
 
@@ -74,6 +77,35 @@ def _read_own(path, format):
     return load_semantic_ids(path)
 
 
+def _read_json(path, format):
+    if format is None:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            format = "flashrec" if _CATALOGUE.match(file.read(1000)) else None
+    return _read_catalogue(path) if format == "flashrec" else _read_index(path, format)
+
+
+def _read_catalogue(path):
+    """FlashRec's {"3,9,1": [{"pid": 17}, ...], ...}; where it names no items, one a key."""
+    try:
+        catalogue = json.loads(path.read_bytes())
+        codes, pids = [], []
+        for key, items in catalogue.items():
+            here = [item["pid"] for item in items] if isinstance(items, list) else [None]
+            codes += [[int(code) for code in key.split(",")]] * len(here)
+            pids += here
+        table = np.array(codes, np.int64) if len(set(map(len, codes))) == 1 else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        raise ValueError(f"{path} is not a catalogue of FlashRec ({describe_content(path)}); expected "
+                         '{"3,9,1": [{"pid": 17}], ...}') from None
+    if table is None:
+        raise ValueError(f"{path} has IDs of {sorted(set(map(len, codes)))} codes; expected as many in each")
+    rows = [str(pid) for pid in pids]
+    if set(rows) == set(map(str, range(len(rows)))):        # row numbers: back into their order
+        table[np.array(rows, np.int64)] = table.copy()
+        pids = None
+    return table, None if pids is None or None in pids else pids, None
+
+
 def _read_index(path, format):
     keys, flat, widths = [], array("q"), array("q")
     for key, codes in read_index(path):
@@ -121,7 +153,7 @@ def _read_parquet(path, format):
     except ImportError:
         raise ImportError(f"{path} is Parquet, which needs the package pyarrow: "
                           "pip install pyarrow") from None
-    wanted = ("offset_codebook", "codes") if format == "torcheasyrec-offset" else ("codes", "sid")
+    wanted = ("offset_codebook", "codes") if format == "torcheasyrec-offset" else ("codes", "sid", "codebook")
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
@@ -212,5 +244,5 @@ def _rectangle(path, flat, widths):
 
 _PARSERS = {"minionerec": _parse_info, "openonerec": _parse_openonerec,
             "semantic-id": _parse_semantic_id}
-_READERS = {".json": _read_index, ".jsonl": _read_own, ".npy": _read_own, ".pt": _read_tensor,
+_READERS = {".json": _read_json, ".jsonl": _read_own, ".npy": _read_own, ".pt": _read_tensor,
             ".parquet": _read_parquet, ".txt": _read_text}

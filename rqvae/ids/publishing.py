@@ -103,7 +103,8 @@ def refuse_existing(path, overwrite=False) -> None:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
 
 
-def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, overwrite=False) -> list:
+def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, candidates=None,
+                  overwrite=False) -> list:
     """Write the IDs in every form, all of them or none; the files written.
 
     Args:
@@ -112,6 +113,7 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
         num_embeddings: K, one for each of the L levels.
         item_ids, names: N texts each, or None.
         bare: (N, L) the IDs as the model gives them, for the formats in NUMBERED; None for `codes`.
+        candidates: (N, T), of `ranked_last_codes`, for torcheasyrec.
         overwrite: replace what exists.
 
     Raises:
@@ -137,7 +139,7 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
             elif suffix is not None:
                 sizes.append(int(suffix.max()) + 1)
             written += export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
-                                           overwrite=overwrite)
+                                           candidates=candidates, overwrite=overwrite)
     return written
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ..codes import as_codes
 from ..collisions import collision_ranks, collision_report
+from ..functional import distances
 from ..inference import ROWS_PER_CHUNK, evaluating, model_device
 from .resolution import Resolution, resolve_collisions
 
@@ -43,6 +44,26 @@ def unique_ids(model, features, codes, *, method="nearest", taken=None) -> Resol
     unique = codes.copy()
     unique[contested] = resolved.codes
     return resolved._replace(codes=unique, moved=contested[resolved.moved])
+
+
+def ranked_last_codes(model, features, codes, count=16) -> np.ndarray:
+    """For each item the `count` last codes that say best what its other codes leave over: (N, count), the best first.
+
+    Args:
+        model, features: as `unique_ids`.
+        codes: (N, L), the items' IDs; all levels but the last are read.
+        count: T, at most the codes of the last level.
+    """
+    codes, books = torch.from_numpy(as_codes(codes)), model.quantizer.codebooks
+    count, found = min(count, len(books[-1])), []
+    with evaluating(model):
+        for start in range(0, len(codes), ROWS_PER_CHUNK):
+            rows = slice(start, min(start + ROWS_PER_CHUNK, len(codes)))
+            left = model.encode(features.rows(rows).to(model_device(model)))
+            for book, column in zip(books[:-1], codes[rows].T):
+                left = left - book[column.to(left.device)]
+            found.append(distances(left, books[-1]).topk(count, largest=False).indices.cpu())
+    return torch.cat(found).numpy()
 
 
 def _latents(model, features, rows):

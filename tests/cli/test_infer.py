@@ -447,3 +447,16 @@ def test_a_report_on_what_users_took(trained, capsys):
     assert "--recommender needs --interactions" in refused(["--report", "--recommender"], capsys)
     assert "--interactions needs --report" in refused(["--interactions", "inter.json"], capsys)
     assert "--user-column needs --interactions" in refused(["--report", "--user-column", "u"], capsys)
+
+
+def test_torcheasyrec_gets_alternatives_and_three_code_readers_a_warning(trained, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert infer.main(["--ckpt", "--unique", "none", "--format", "torcheasyrec", "--output", "a"]) == 0
+    table = parquet.read_table("a/torcheasyrec.parquet").to_pydict()
+    codes = trained.generate_semantic_ids(clustered(200)).tolist()
+    assert table["codes"] == codes and len(table["candidate_codes"][0]) == 8 * 3        # all 8 codes of the last level
+    assert [row[:3] for row in table["candidate_codes"]] == codes                       # the first is the item's own
+    capsys.readouterr()
+    assert infer.main(["--ckpt", "--unique", "suffix", "--format", "minionerec", "torcheasyrec", "--output", "b"]) == 0
+    assert "warning: MiniOneRec reads the first three codes of an ID, and these have 4: " in capsys.readouterr().err
+    assert "candidate_codes" not in parquet.read_table("b/torcheasyrec.parquet").column_names

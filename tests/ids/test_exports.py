@@ -1,5 +1,6 @@
 import builtins
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -260,3 +261,70 @@ def test_without_pyarrow_parquet_says_how_to_get_it(tmp_path, monkeypatch):
             export(format, tmp_path)
     assert list(tmp_path.iterdir()) == []
     export("lcrec", tmp_path)
+
+
+def test_torcheasyrec_gets_ranked_alternatives_as_whole_ids_one_after_the_other(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ranked = np.array([[9, 1, 0], [1, 2, 3], [9, 0, 1], [2, 9, 8], [1, 3, 2], [9, 8, 7]])
+    paths = export("torcheasyrec", tmp_path, candidates=ranked)
+    column = parquet.read_table(paths[0])["candidate_codes"].to_pylist()
+    assert column[0] == [3, 9, 3, 1, 3, 0] and column[3] == [2, 2, 2, 9, 2, 8]
+    assert np.array_equal(np.array(column).reshape(6, 3, 2)[..., 1], ranked)
+    assert "candidate_codes" not in parquet.read_table(export("torcheasyrec", tmp_path / "b")[0]).column_names
+    for wrong in (ranked[:5], ranked + 1):
+        with pytest.raises(ValueError, match="expected a row for each of the 6 items, and last codes below 10"):
+            export("torcheasyrec", tmp_path / "c", candidates=wrong)
+
+
+def test_flashrec_is_a_catalogue_from_each_id_to_its_items(tmp_path):
+    paths = export("flashrec", tmp_path, item_ids=IDS)
+    assert names(paths, tmp_path) == ["flashrec.json"]
+    text = paths[0].read_text()
+    assert json.loads(text) == {"0,1": [{"pid": "B1"}, {"pid": "B4"}], "2,2": [{"pid": "B3"}],
+                                "3,9": [{"pid": "B0"}, {"pid": "B2"}, {"pid": "B5"}]}
+    assert text == json.dumps(json.loads(text)) and list(json.loads(text)) == ["0,1", "2,2", "3,9"]
+    assert json.loads(export("flashrec", tmp_path / "b")[0].read_text())["2,2"] == [{"pid": 3}]
+
+
+def test_rectokens_is_the_tensor_of_codes(tmp_path):
+    paths = export("rectokens", tmp_path, item_ids=IDS)
+    assert names(paths, tmp_path) == ["rectokens.pt", "rectokens.item2id"]
+    found = torch.load(paths[0])
+    assert found.dtype == torch.int64 and found.tolist() == CODES.tolist()
+
+
+FOUR = np.array([[0, 1, 2, 0], [0, 1, 2, 1], [3, 4, 5, 0], [3, 4, 6, 0]])
+
+
+@pytest.mark.parametrize("format, system", [("minionerec", "MiniOneRec"), ("openonerec", "OpenOneRec")])
+def test_readers_of_three_codes_are_warned_of_before_they_merge_items(tmp_path, format, system):
+    if format == "openonerec":
+        pytest.importorskip("pyarrow")
+    place, ids = tmp_path / "a", ["1", "2", "3", "4"]
+    with pytest.warns(UserWarning) as said:
+        export_semantic_ids(FOUR, format, place, num_embeddings=10, item_ids=ids)
+    assert [str(each.message) for each in said] == [
+        f"{system} reads the first three codes of an ID, and these have 4: 2 of 4 items are told from all others by those; "
+        "train with --num-quantizers 3, and let --unique nearest do what a suffix does"]
+    with pytest.warns(UserWarning, match=f"{system} reads three codes of an ID, and these have 2; train with"):
+        export_semantic_ids(FOUR[:, :2], format, tmp_path / "b", num_embeddings=10, item_ids=ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_semantic_ids(FOUR[:, :3], format, tmp_path / "c", num_embeddings=10, item_ids=ids)
+        export_semantic_ids(FOUR, "lcrec", tmp_path / "d", num_embeddings=10)
+
+
+def test_openonerec_takes_pid_0_for_no_item(tmp_path):
+    pytest.importorskip("pyarrow")
+    for ids in (None, ["7", "0", "2", "3"]):
+        with pytest.warns(UserWarning, match="takes pid 0 for no item, and one has it; number the items from 1 on, by"):
+            export_semantic_ids(FOUR[:, :3], "openonerec", tmp_path / str(ids), num_embeddings=10, item_ids=ids)
+
+
+@pytest.mark.parametrize("format, system", [("lcrec", "LC-Rec and LETTER"), ("minionerec", "MiniOneRec")])
+def test_an_index_under_a_name_that_their_scripts_do_not_look_for_draws_a_warning(tmp_path, format, system):
+    with pytest.warns(UserWarning, match=f"games.json: the scripts of {system} look for NAME.index.json; name it so"):
+        export_semantic_ids(FOUR[:, :3], format, tmp_path / "games.json", num_embeddings=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_semantic_ids(FOUR[:, :3], format, tmp_path / "b" / "games.index.json", num_embeddings=10)

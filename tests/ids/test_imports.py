@@ -224,3 +224,28 @@ def test_unknown_formats_and_suffixes_are_refused_with_the_right_ones(tmp_path):
         import_semantic_ids(write(tmp_path / "ids.pkl", "1"))
     with pytest.raises(FileNotFoundError, match="did you mean ids.txt"):
         import_semantic_ids(tmp_path / "idz.txt")
+
+
+def test_the_table_that_torcheasyrec_writes_is_read_as_it_is(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"item_id": ["x", "y"], "codebook": [[3, 9], [0, 1]],
+                                     "offset_codebook": [[3, 19], [0, 11]]}), tmp_path / "part-0.parquet")
+    ids = import_semantic_ids(tmp_path / "part-0.parquet")
+    assert ids.codes.tolist() == [[3, 9], [0, 1]] and ids.item_ids == ["x", "y"]
+
+
+def test_a_catalogue_of_flashrec_is_read_with_items_and_without(tmp_path):
+    path = write(tmp_path / "a.json", '{"3,9": [{"pid": "x"}, {"pid": "y"}], "0,1": [{"pid": "z"}]}')
+    ids = import_semantic_ids(path)
+    assert ids.codes.tolist() == [[3, 9], [3, 9], [0, 1]] and ids.item_ids == ["x", "y", "z"]
+    ids = import_semantic_ids(write(tmp_path / "b.json", '{"3,9,1": 1, "0,1,1": 1}'))
+    assert ids.codes.tolist() == [[3, 9, 1], [0, 1, 1]] and ids.item_ids is None
+
+
+@pytest.mark.parametrize("content", ['{"3,9": [{"vid": 1}]}', '{"3,9": [1]}', '{"3,9": 1, "3": 1}', '{"3,9": ' + "[" * 99999,
+                                     '{"3,-9": 1}', '{"3,9": [], "1,x": []}', "[]", '{"3,99999999999999999999": 1}'])
+def test_another_catalogue_is_refused_in_one_sentence(tmp_path, content):
+    path = write(tmp_path / "a.json", content)
+    with pytest.raises(ValueError, match="a.json"):
+        import_semantic_ids(path, "flashrec")

@@ -9,7 +9,7 @@ from rqvae import RqVae, open_features
 from rqvae.ids import uniqueness
 from rqvae.recipe.initialization import initialize
 from rqvae.ids.resolution import resolve_collisions
-from rqvae.ids.uniqueness import unique_ids
+from rqvae.ids.uniqueness import ranked_last_codes, unique_ids
 
 
 @pytest.fixture
@@ -51,3 +51,22 @@ def test_identical_items_get_ids_of_their_own():
     features = torch.ones(20, 4)
     found = unique_ids(model, open_features(features), model.generate_semantic_ids(features))
     assert len(np.unique(found.codes, axis=0)) == 20
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_last_codes_are_ranked_by_what_they_leave_over(monkeypatch, levels):
+    monkeypatch.setattr(uniqueness, "ROWS_PER_CHUNK", 64)
+    features = clustered(150)
+    model = RqVae(12, 16, 8, 8, num_quantizers=levels)
+    initialize(model, features)
+    codes = model.generate_semantic_ids(features).reshape(150, levels)
+    codes[:40, -1] = (codes[:40, -1] + 1) % 8                   # IDs that were moved: their first codes count
+    ranked = ranked_last_codes(model, open_features(features), codes.numpy(), 5)
+    with torch.no_grad():
+        latents = model.encode(features)
+        for row, best in enumerate(ranked.tolist()):
+            left = latents[row] - sum(book[code] for book, code in zip(model.quantizer.codebooks, codes[row, :-1].tolist()))
+            errors = (model.quantizer.codebooks[-1] - left).norm(dim=1)
+            assert best == errors.argsort()[:5].tolist()
+    assert ranked[40:, 0].tolist() == codes[40:, -1].tolist()
+    assert ranked_last_codes(model, open_features(features), codes.numpy()).shape == (150, 8)
