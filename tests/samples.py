@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,3 +44,27 @@ def in_a_process(*argv, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen([sys.executable, str(ROOT / "train.py"), *argv], env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def language_model(kind="gpt2"):
+    """A tokenizer of a few words and a tiny model of Hugging Face's, as from_pretrained would give them."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    words = ["<pad>", "</s>", "<unk>", "a", "user", "took", "then"]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>",
+                                                     unk_token="<unk>", padding_side="left",
+                                                     model_input_names=["input_ids", "attention_mask"])
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    model = {
+        "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            n_embd=32, n_layer=1, n_head=2, n_positions=64, **sizes)),
+        "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            tie_word_embeddings=False, **{**sizes, "vocab_size": 200})),
+        "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
+            d_model=32, d_ff=32, d_kv=16, num_layers=1, num_heads=2, decoder_start_token_id=0, **sizes)),
+    }[kind]()
+    return tokenizer, model.eval()

@@ -13,7 +13,7 @@ import torch
 import infer
 import train
 from rqvae.cli import infer_options, train_options
-from samples import clustered
+from samples import clustered, language_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (ROOT / "README.md", ROOT / "README.zh-CN.md") if page.exists()]
@@ -50,6 +50,9 @@ def test_the_commands_run_in_their_order(page, folder):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_examples_run(page, folder):
     for block in blocks(page, "python"):
+        if "from transformers" in block:
+            for part in language_model():
+                part.save_pretrained("language_model")
         torch.manual_seed(0)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             exec(compile(block, page.name, "exec"), {})

@@ -176,7 +176,7 @@ def add_id_tokens(tokenizer, model, codebooks, *, suffix_codes=0, style="lcrec",
     Raises:
         ValueError: the tokenizer has some of the tokens already.
     """
-    sizes = [len(codebook) for codebook in codebooks] + [suffix_codes] * (suffix_codes > 0)
+    sizes = [len(codebook) for codebook in codebooks] + [int(suffix_codes)] * bool(suffix_codes)
     tokens = special_tokens(sizes, len(sizes), style)
     known = tokenizer.get_vocab()
     present = [token for token in tokens if token in known]

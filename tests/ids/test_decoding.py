@@ -7,6 +7,7 @@ import torch
 from rqvae.ids.decoding import IdConstraint, beam_search
 from rqvae.ids.tokens import IdTokens, add_id_tokens
 from rqvae.ids.trie import CodeTrie
+from samples import language_model
 
 
 def decoder(users, size, seed=0):
@@ -77,31 +78,6 @@ def test_what_is_no_beam_search_is_refused():
         beam_search(None, trie, 0)
     with pytest.raises(ValueError, match=r"logits of shape \(1, 1\) for level 1; expected \(1, 2\), or wider"):
         beam_search(lambda codes: torch.zeros(1, 1), trie)
-
-
-WORDS = ["<pad>", "</s>", "<unk>", "a", "user", "took", "then"]
-
-
-def language_model(kind):
-    """A tokenizer of a few words and a tiny model, as from_pretrained would give them."""
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="</s>",
-                                                     unk_token="<unk>", padding_side="left")
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
-    model = {
-        "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(
-            n_embd=32, n_layer=1, n_head=2, n_positions=64, **sizes)),
-        "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            tie_word_embeddings=False, **{**sizes, "vocab_size": 200})),
-        "t5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(
-            d_model=32, d_ff=32, d_kv=16, num_layers=1, num_heads=2, decoder_start_token_id=0, **sizes)),
-    }[kind]()
-    return tokenizer, model.eval()
 
 
 def codebooks(levels=3, size=8, width=6):

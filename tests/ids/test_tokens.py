@@ -109,7 +109,7 @@ def test_new_embeddings_keep_the_codebooks_geometry_at_the_model_s_own_scale(wid
     codebooks = list(torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(3)) + 5)
     tokenizer, model = Vocabulary(f"word {number}" for number in range(50)), Model(50, width, spare, tied)
     before = [layer.weight.detach().clone() for layer in model.layers]
-    tokens = add_id_tokens(tokenizer, model, codebooks, suffix_codes=3)
+    tokens = add_id_tokens(tokenizer, model, codebooks, suffix_codes=np.array([[4, 2]])[:, -1].max() + 1)
     assert [len(level) for level in tokens.levels] == [16, 16, 3] and len(tokenizer) == 85
     assert [tokenizer.words[number] for number in tokens.levels[1][:2]] == ["<b_0>", "<b_1>"]
     for layer, old in zip(model.layers, before):
