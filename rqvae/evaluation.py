@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from .codes import level_sizes
 from .collisions import collision_report
 from .functional import perplexity
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
@@ -77,16 +78,17 @@ def evaluate_quantization(model: torch.nn.Module, dataloader: Any,
 
 
 def code_statistics(codes, num_embeddings) -> dict:
-    """`evaluate_quantization` for IDs at hand: (N,) or (N, L) int64."""
-    counts = torch.stack([torch.bincount(level, minlength=num_embeddings)
-                          for level in codes.reshape(len(codes), -1).unbind(1)])        # (L, K)
+    """`evaluate_quantization` for IDs at hand: (N,) or (N, L) int64; K, or one for each level."""
+    codes = codes.reshape(len(codes), -1)
+    sizes = level_sizes(num_embeddings, codes.shape[1])
+    counts = torch.stack([torch.bincount(level, minlength=max(sizes)) for level in codes.unbind(1)])    # (L, K)
     used = (counts > 0).sum(dim=1)                                                      # (L,)
     evenness = perplexity(counts)                                                       # (L,)
     return {
-        "usage_rate": used.sum().item() / counts.numel(),
+        "usage_rate": used.sum().item() / sum(sizes),
         "unique_codes": used.sum().item(),
         "perplexity": evenness.mean().item(),
-        "usage_rate_per_level": [n / num_embeddings for n in used.tolist()],
+        "usage_rate_per_level": [n / size for n, size in zip(used.tolist(), sizes)],
         "unique_codes_per_level": used.tolist(),
         "perplexity_per_level": evenness.tolist(),
     }

@@ -44,7 +44,8 @@ class RqVae(nn.Module):
         hidden_dim: width of the two hidden layers of encoder and decoder, or a list with the width of
             each hidden layer of the encoder, which the decoder mirrors.
         latent_dim: E, the width of the latents and of the codes' vectors.
-        num_embeddings: K, the number of codes of a level.
+        num_embeddings: K, the number of codes of a level; or a list, one for each level, which then says how
+            many levels there are.
         commitment_cost: weight of the loss that holds the latents near their codes.
         learning_rate: of the optimizer that `configure_optimizers` builds.
         num_quantizers: L, the number of levels; semantic IDs are (B,) for 1 and (B, L) above.
@@ -88,6 +89,9 @@ class RqVae(nn.Module):
         restart_below: float = None,
     ):
         super().__init__()
+        if isinstance(num_embeddings, (list, tuple)):
+            num_quantizers = len(num_embeddings) if num_quantizers == 1 else num_quantizers
+            num_embeddings = num_embeddings[0] if len(num_embeddings) == 1 == num_quantizers else list(num_embeddings)
         self.hyper_parameters = {
             "input_dim": input_dim,
             "hidden_dim": hidden_dim,
@@ -391,9 +395,15 @@ def _check_values(values):
     """One message for every hyper-parameter that is out of range."""
     faults = [
         f"{name} is {values[name]!r}, must be an integer of at least {least}"
-        for name, least in (("input_dim", 1), ("latent_dim", 1), ("num_embeddings", 2), ("num_quantizers", 1))
+        for name, least in (("input_dim", 1), ("latent_dim", 1), ("num_quantizers", 1))
         if not isinstance(values[name], int) or values[name] < least
     ]
+    sizes, levels = values["num_embeddings"], values["num_quantizers"]
+    if isinstance(sizes, list) and len(sizes) != levels:
+        faults.append(f"num_embeddings is {sizes!r}, must hold one size for each of the {levels} levels, or be one "
+                      "for all")
+    if any(not isinstance(size, int) or size < 2 for size in (sizes if isinstance(sizes, list) else [sizes])):
+        faults.append(f"num_embeddings is {sizes!r}, must be an integer of at least 2, or a list of them, one a level")
     faults += [
         f"{name} is {values[name]!r}, must be {rule}"
         for name, rule, holds in (

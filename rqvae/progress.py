@@ -64,10 +64,9 @@ class EpochReport:
             self.warned = self._warn_of_collapse(row)
 
     def _warn_of_collapse(self, row):
-        codes = self.run.model.quantizer.num_embeddings
-        reachable = min(codes, self.run.items)
-        for level, used in enumerate(row.get("codes_used", []), start=1):
-            if used < COLLAPSED * reachable:
+        sizes = map(len, self.run.model.quantizer.codebooks)
+        for level, (used, codes) in enumerate(zip(row.get("codes_used", []), sizes), start=1):
+            if used < COLLAPSED * min(codes, self.run.items):
                 self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: it is "
                          "collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "
                          "or rqvae.recipe.start), lower the learning rate, or use fewer codes")

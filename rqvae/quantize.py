@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import distributed, functional
+from .codes import level_sizes
 
 EMA_EPSILON = 1e-5      # arXiv 1711.00937, appendix A.1
 SHARE_DECAY = 0.99      # of the moving share of rows that tells a dead code
@@ -167,7 +168,7 @@ class ResidualQuantizer(nn.Module):
 
     Args:
         num_quantizers: L, the number of levels.
-        num_embeddings: K, the number of codes of each level.
+        num_embeddings: K, the number of codes of each level, or a list of L numbers.
         embedding_dim: E, the width of a vector.
         commitment_cost, rotation_trick, ema_decay, restart_below: see `VectorQuantizer`.
 
@@ -175,7 +176,7 @@ class ResidualQuantizer(nn.Module):
         ValueError: a size is below 1, a weight is out of its range.
     """
 
-    def __init__(self, num_quantizers: int, num_embeddings: int, embedding_dim: int,
+    def __init__(self, num_quantizers: int, num_embeddings: int | list, embedding_dim: int,
                  commitment_cost: float = 0.25, *, rotation_trick: bool = False, ema_decay: float = None,
                  restart_below: float = None):
         super().__init__()
@@ -185,9 +186,9 @@ class ResidualQuantizer(nn.Module):
         self.embedding_dim = embedding_dim
         self.rotation_trick = rotation_trick
         self.levels = nn.ModuleList(
-            VectorQuantizer(num_embeddings, embedding_dim, commitment_cost, ema_decay=ema_decay,
+            VectorQuantizer(size, embedding_dim, commitment_cost, ema_decay=ema_decay,
                             restart_below=restart_below)
-            for _ in range(num_quantizers)
+            for size in level_sizes(num_embeddings, num_quantizers)
         )
 
     @property

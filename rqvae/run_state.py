@@ -276,7 +276,7 @@ class Means:
         self.batches += 1
         for name, value in logged.items():
             if name == "semantic_ids":
-                self._count_codes(value, model.quantizer.num_embeddings)
+                self._count_codes(value, max(map(len, model.quantizer.codebooks)))
             else:
                 # A process without a row of this batch has no mean to add.
                 self.sums[name] = self.sums.get(name, 0) + (value * size if size else torch.zeros_like(value))

@@ -90,3 +90,11 @@ def test_an_empty_loader_is_an_error():
     for evaluate in (evaluate_reconstruction, evaluate_quantization, evaluate_semantic_ids):
         with pytest.raises(ValueError, match="the loader yields no"):
             evaluate(RqVae(12, 16, 8, 32), [], "cpu")
+
+
+def test_levels_of_different_sizes_are_counted_against_their_own():
+    from rqvae.evaluation import code_statistics
+    found = code_statistics(torch.tensor([[0, 0], [1, 1], [0, 2], [1, 3]]), [2, 8])
+    assert found["unique_codes_per_level"] == [2, 4] and found["usage_rate_per_level"] == [1.0, 0.5]
+    assert found["usage_rate"] == 0.6
+    assert found["perplexity_per_level"] == pytest.approx([2, 4], rel=1e-4)

@@ -210,3 +210,22 @@ def test_a_subclass_that_passes_options_on_comes_back_from_its_files(tmp_path):
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     with pytest.raises(TypeError, match="wight is not an argument of _Sparse; there are weight, input_dim"):
         _Sparse.from_pretrained(tmp_path / "folder", wight=1)
+
+
+def test_a_list_of_sizes_gives_each_level_its_own(tmp_path):
+    model = RqVae(12, 16, 8, [4, 16, 8])
+    assert [len(codebook) for codebook in model.quantizer.codebooks] == [4, 16, 8]
+    ids = model.generate_semantic_ids(torch.randn(200, 12))
+    assert ids.shape == (200, 3) and (ids.max(dim=0).values < torch.tensor([4, 16, 8])).all()
+    model.save_pretrained(tmp_path)
+    again = RqVae.from_pretrained(tmp_path)
+    assert again.hyper_parameters["num_embeddings"] == [4, 16, 8] and again.hyper_parameters["num_quantizers"] == 3
+    assert RqVae(12, 16, 8, [32]).hyper_parameters["num_embeddings"] == 32
+    assert set(RqVae(12, 16, 8, [32]).state_dict()) == set(RqVae(12, 16, 8, 32).state_dict())
+
+
+def test_a_list_of_sizes_must_suit_the_levels():
+    with pytest.raises(ValueError, match="must hold one size for each of the 3 levels"):
+        RqVae(12, 16, 8, [4, 16], num_quantizers=3)
+    with pytest.raises(ValueError, match=r"num_embeddings is \[4, 1\], must be an integer of at least 2, or a list"):
+        RqVae(12, 16, 8, [4, 1])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .. import distributed
+from ..codes import level_sizes
 from ..collisions import collision_report
 from ..evaluation import code_statistics
 from ..ids.files import save_semantic_ids
@@ -24,6 +25,7 @@ from ..report.picture import write_picture
 from ..report.taken import recommender_measures, taken_measures
 from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
+from ..report.words import sizes_in_words
 from .console import say
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
@@ -144,7 +146,7 @@ def write(job, codes, bare) -> str:
 
 def show(job, codes) -> None:
     """The IDs in brief, as the model gives them."""
-    statistics = code_statistics(torch.from_numpy(codes), job.model.quantizer.num_embeddings)
+    statistics = code_statistics(torch.from_numpy(codes), code_sizes(job.model))
     say(summary(statistics, collision_report(codes)))
     if warn_of_foreign(job, codes):
         return
@@ -170,8 +172,9 @@ def judge(job, codes, names, resolution=None) -> None:
     elif job.model is None and is_suffix(codes):
         say("The last number of each ID counts the items of a collision; the others are judged.")
         resolved, codes = collision_report(codes), codes[:, :-1]
-    size = job.model.quantizer.num_embeddings if job.model else job.arguments.num_embeddings or int(codes.max()) + 1
-    measures = assess(codes, size, model=job.model, features=job.items and job.items.dataset.table, before=before,
+    sizes = level_sizes(code_sizes(job.model) if job.model else job.arguments.num_embeddings or int(codes.max()) + 1,
+                        codes.shape[1])
+    measures = assess(codes, sizes, model=job.model, features=job.items and job.items.dataset.table, before=before,
                       resolved=resolved, split=job.split, pairs=job.pairs)
     if job.model is not None and job.items is not None:
         warn_of_foreign(job, codes if before is None else before)
@@ -181,12 +184,12 @@ def judge(job, codes, names, resolution=None) -> None:
         print("training a recommender on the IDs, which takes some CPU-minutes", file=sys.stderr)
         measures += recommender_measures(ids, job.interactions)
     what = job.items.description if job.items else f"{len(codes):,} items"
-    about = f"{what}; {codes.shape[1]} levels of {size:,} codes, {job.title}"
+    about = f"{what}; {codes.shape[1]} levels of {sizes_in_words(sizes)} codes, {job.title}"
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
     if job.arguments.report:
-        figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=size)
+        figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=sizes)
         if Path(job.arguments.report).suffix == ".html":
             write_page(job.arguments.report, description=about, names=names,
                        metrics=report_rows(measures), **figures)

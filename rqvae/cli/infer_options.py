@@ -71,7 +71,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--ids", metavar="FILE", help="for --report: judge the IDs in this file, ours or another system's, without a "
                                       "checkpoint; with --data also their neighbours")
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
-    add("--num-embeddings", type=int, metavar="N", help="codes of a level of --ids (default: the largest code + 1)")
+    add("--num-embeddings", type=int, nargs="+", metavar="N",
+        help="codes of a level of --ids, or one number for each level (default: the largest code + 1)")
     add("--save-pretrained", metavar="DIR", help="write the model as a folder with config.json and weights")
     add("--export", metavar="FILE", help="write features -> codes as a program that runs without this package: .onnx "
                                          "(needs onnx) or .pt2 (torch.export)")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import distributed
+from ..codes import level_sizes
 from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, check_labels, load_published, plan_outputs, published_method, published_rows,
@@ -19,6 +20,7 @@ from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..items.interactions import Interactions
 from ..model import RqVae
+from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
 from ..report.picture import require_matplotlib
@@ -161,6 +163,8 @@ def wants_unique(job) -> bool:
 def prepare_ids(job) -> Job:
     """IDs in a file, and the features of their items, if given, in the same order."""
     arguments = job.arguments
+    if arguments.num_embeddings and len(arguments.num_embeddings) == 1:
+        arguments.num_embeddings = arguments.num_embeddings[0]
     ids = import_semantic_ids(arguments.ids, arguments.ids_format, num_embeddings=arguments.num_embeddings)
     items = None
     given = {name: getattr(arguments, name) for name in OPTIONS}
@@ -169,13 +173,25 @@ def prepare_ids(job) -> Job:
         table = items.dataset.table
         table.check()
         ids = in_order_of(table, ids, arguments.ids)
-    largest = int(ids.codes.max())
-    if arguments.num_embeddings is not None and largest >= arguments.num_embeddings:
-        raise ValueError(f"--num-embeddings is {arguments.num_embeddings}, but {arguments.ids} has the code {largest}")
+    if arguments.num_embeddings is not None:
+        check_num_embeddings(arguments, ids.codes)
     pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
     names = load_names(arguments.names, len(ids.codes)) if arguments.names else ids.names or items and items.dataset.names
     interactions = find_interactions(arguments, len(ids.codes), ids.item_ids, items.places if items else {})
     return job._replace(items=items, ids=ids, names=names, pairs=pairs, interactions=interactions, title=arguments.ids)
+
+
+def check_num_embeddings(arguments, codes) -> None:
+    """Are the codes of --ids below --num-embeddings, one for all levels or one for each?"""
+    stated = arguments.num_embeddings
+    levels = codes.shape[1] - is_suffix(codes)
+    if isinstance(stated, list) and len(stated) != levels:
+        raise ValueError(f"--num-embeddings names {len(stated)} sizes, {arguments.ids} has {levels} levels; name one "
+                         "for each, or one for all")
+    for level, (column, size) in enumerate(zip(codes.T[:levels], level_sizes(stated, levels)), start=1):
+        if column.max() >= size:
+            raise ValueError(f"--num-embeddings is {size}, but {arguments.ids} has the code {column.max()} on level "
+                             f"{level}")
 
 
 def check_report(arguments) -> None:

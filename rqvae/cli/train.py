@@ -112,13 +112,19 @@ def settle(arguments, recorded, resumed=None) -> dict:
     if preset == "documented" and len(given.get("hidden_dim", [])) == 1:
         given["hidden_dim"] = given["hidden_dim"][0]            # one width for both layers, as documented
     refuse_changes(given, recorded, resumed)
+    sizes = given.get("num_embeddings")
+    if sizes and len(sizes) == 1:
+        given["num_embeddings"] = sizes[0]
+    elif sizes and given.setdefault("num_quantizers", len(sizes)) != len(sizes):
+        raise ValueError(f"--num-embeddings names {len(sizes)} sizes, one a level, and --num-quantizers is "
+                         f"{given['num_quantizers']}; leave --num-quantizers out")
     settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
     rules = {
         "epochs": ("0 or more", lambda value: value >= 0),
         "batch_size": ("1 or more", lambda value: value >= 1),
         "val_fraction": ("at least 0 and below 1", lambda value: 0 <= value < 1),
         "learning_rate": ("above 0 and finite", lambda value: 0 < value < float("inf")),
-        "num_embeddings": ("2 or more", lambda value: value >= 2),
+        "num_embeddings": ("2 or more", lambda value: min(value if isinstance(value, list) else [value]) >= 2),
         "num_quantizers": ("1 or more", lambda value: value >= 1),
         "latent_dim": ("1 or more", lambda value: value >= 1),
         "commitment_cost": ("0 or more", lambda value: value >= 0),
@@ -260,7 +266,7 @@ def report(job, history) -> None:
     model = RqVae.load_from_checkpoint(best)
     loader = FeatureLoader(job.items.dataset.table, 1024)
     codes = batch_inference(model, loader, job.device)
-    statistics = code_statistics(codes, model.quantizer.num_embeddings)
+    statistics = code_statistics(codes, [len(codebook) for codebook in model.quantizer.codebooks])
     error = evaluate_reconstruction(model, loader, job.device)["relative_mse"]
     seconds = sum(row["seconds"] for row in history)
     say(f"\nTrained {len(history)} epochs in {seconds:.0f} s; over all items:" if history else

@@ -39,7 +39,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
     model.add_argument("--hidden-dim", type=int, nargs="+", metavar="N",
                        help="width of each hidden layer; with --preset documented one number is for both layers")
     model.add_argument("--latent-dim", type=int, metavar="N", help="width of the latents")
-    model.add_argument("--num-embeddings", type=int, metavar="N", help="codes of a level")
+    model.add_argument("--num-embeddings", type=int, nargs="+", metavar="N",
+                       help="codes of a level, or one number for each level, such as 32 256 256")
     model.add_argument("--num-quantizers", type=int, metavar="N", help="levels, so codes of an item")
     model.add_argument("--robust", action=argparse.BooleanOptionalAction, default=None,
                        help="draw in rows and columns that lie far beyond all others, so that they do not outweigh "

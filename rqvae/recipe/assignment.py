@@ -72,12 +72,13 @@ class BalancedAssignment:
     """
 
     def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.4, pull=5.5):
-        num_codes = quantizer.num_embeddings
+        self.sizes = [len(codebook) for codebook in quantizer.codebooks]
+        num_codes = self.sizes[-1]
         device = quantizer.codebooks[0].device
         self.total_steps, self.rate, self.fade, self.pull = max(total_steps, 1), rate, fade, pull
         self.num_codes = num_codes
         self.steps, self.penalty, self.positions = 0, 0.0, None
-        self.prices = torch.zeros(len(quantizer.codebooks), num_codes, device=device)      # (L, K)
+        self.prices = torch.zeros(len(self.sizes), max(self.sizes), device=device)         # (L, K)
         self.cell = torch.full((num_items,), -1, device=device)                 # where an item is counted
         self.held = self._counted()
 
@@ -99,7 +100,7 @@ class BalancedAssignment:
         with torch.no_grad():
             distances = squared_distances(residual, codebook)                   # (B, K)
             strength, pull = self._strength(), self._pull()
-            costs = distances + strength * self.prices[depth] if strength else distances
+            costs = distances + strength * self.prices[depth, :len(codebook)] if strength else distances
             nearest = chosen = costs.argmin(dim=1)
             if strength:
                 self._reprice(depth, nearest, distances)
@@ -148,11 +149,12 @@ class BalancedAssignment:
 
     def _reprice(self, depth, codes, distances):
         """Move this level's prices by what the batch took, over all processes."""
-        taken = count_codes(codes, self.num_codes)                              # (K,)
+        size = self.sizes[depth]
+        taken = count_codes(codes, size)                                        # (K,)
         sums = distributed.sum_(torch.cat([taken, distances.sum()[None]]))
         taken, rows = sums[:-1], sums[:-1].sum()
-        scale = sums[-1] / (rows * self.num_codes)                              # mean squared distance
-        self.prices[depth] += self.rate * scale * (taken / rows - 1 / self.num_codes)
+        scale = sums[-1] / (rows * size)                              # mean squared distance
+        self.prices[depth, :size] += self.rate * scale * (taken / rows - 1 / size)
 
     def _pull(self):
         done = self.steps / self.total_steps
@@ -161,8 +163,8 @@ class BalancedAssignment:
     def _hash(self, codes):
         """(B,) rows of `held` for prefixes, a list of (B,) codes."""
         mixed = torch.zeros_like(codes[0])
-        for level in codes:
-            mixed = mixed * self.num_codes + level
+        for level, size in zip(codes, self.sizes):
+            mixed = mixed * size + level
             mixed = mixed if mixed.numel() == 0 else mixed % (2**40)            # five levels of 256 fit below
         return mixed % len(self.held)
 

@@ -38,7 +38,7 @@ def initialize(model, features, *, balance=None, seed=0) -> float:
         The least error that IDs of this size can leave, see `scaling.attainable_error`; 1 without a linear path.
     """
     generator = torch.Generator().manual_seed(seed)
-    codebook = model.quantizer.codebooks[0]
+    codebook = max(model.quantizer.codebooks, key=len)
     features = features.to(codebook.device, torch.promote_types(codebook.dtype, torch.float32))
     _warn_about_few(features, len(codebook))
     _set_scaling(model, features)

@@ -87,7 +87,7 @@ def start(model, loader, seed=0) -> None:
         loader: a `FeatureLoader`; or any iterable of {"features": (B, D)}, which is read through, or all features.
         seed: of the sample, and of what is drawn.
     """
-    wanted = max(ROWS_PER_CODE * model.quantizer.num_embeddings, PRINCIPAL_ROWS)
+    wanted = max(ROWS_PER_CODE * max(map(len, model.quantizer.codebooks)), PRINCIPAL_ROWS)
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..codes import as_codes
+from ..codes import as_codes, level_sizes
 from ..collisions import collision_ranks, collision_report
 from ..evaluation import code_statistics, row_keys
 from ..inference import evaluating, model_device
@@ -117,7 +117,7 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
 
     Args:
         codes: (N, L) int64, the IDs; without the suffix, if there is one.
-        num_embeddings: K.
+        num_embeddings: K, or one for each level.
         model: the `RqVae` that they are of; None for IDs of another system.
         features: a `FeatureTable` (N, D), or None.
         before: (N, L) the codes before collisions were resolved, if they were.
@@ -126,18 +126,19 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
         pairs: (P, 2) rows of items that go together, or None.
     """
     codes = torch.as_tensor(codes).reshape(len(codes), -1)
+    sizes = level_sizes(num_embeddings, codes.shape[1])
     groups, found = None, []
     if features is not None:
         errors, spreads, groups = row_errors(features, codes, model)
         if model is not None:
-            found += _error_measures(errors, spreads, split, _bits(codes, num_embeddings))
-    found += _use_measures(code_statistics(codes, num_embeddings), len(codes))
+            found += _error_measures(errors, spreads, split, _bits(sizes))
+    found += _use_measures(code_statistics(codes, sizes), len(codes))
     collisions = collision_report(codes if before is None else before, features_groups=groups)
-    found += _collision_measures(collisions, resolved, num_embeddings ** codes.shape[1])
+    found += _collision_measures(collisions, resolved, math.prod(sizes))
     quality = {} if features is None else neighbour_quality(model, features, codes)
     if pairs is not None:
         quality["pair_lift"] = shared_prefix_lift(codes, pairs)
-    return found + _neighbour_measures(quality, codes, num_embeddings)
+    return found + _neighbour_measures(quality, codes, sizes)
 
 
 def row_errors(features, codes, model=None):
@@ -205,8 +206,8 @@ def is_suffix(codes) -> bool:
     return np.array_equal(codes[:, -1], rank) or np.array_equal(codes[:, -1], np.where(size > 1, rank + 1, 0))
 
 
-def _bits(codes, num_embeddings):
-    return codes.shape[1] * math.log2(num_embeddings)
+def _bits(sizes):
+    return sum(map(math.log2, sizes))
 
 
 def _error_measures(errors, spreads, split, bits):
@@ -264,17 +265,17 @@ def _collision_measures(collisions, resolved, room):
     return found
 
 
-def _neighbour_measures(quality, codes, num_embeddings):
+def _neighbour_measures(quality, codes, sizes):
     found = []
-    judge = len(codes) <= SMALL and _bits(codes, num_embeddings) >= BITS
+    judge = len(codes) <= SMALL and _bits(sizes) >= BITS
     healthy = "at least 0.50" + ("" if judge else " in small catalogues")
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
                        ("recall_item", "neighbours found, item to IDs")):
         if key in quality:
             found.append(_judged("alike", label, f"{quality[key]:.3f}", quality[key], "recall", healthy=healthy,
                                  judge=judge))
-    bound = HEALTHY["lift"].bound * math.sqrt(num_embeddings / 256)
-    enough = len(codes) >= ENOUGH * num_embeddings
+    bound = HEALTHY["lift"].bound * math.sqrt(sizes[0] / 256)        # most of it comes from the first code
+    enough = len(codes) >= ENOUGH * sizes[0]
     for key, label in (("neighbour_lift", "lift of neighbours"), ("pair_lift", "lift of the given pairs")):
         if key in quality:
             found.append(_judged("alike", label, f"{quality[key]:.1f}", quality[key], "lift", bound=bound,

@@ -13,11 +13,12 @@ import math
 
 import numpy as np
 
+from ..codes import level_sizes
 from ..storage.files import write_atomically
 from .charts import (CURVE_BUCKETS, STRIPS, Curve, bar, chart, code_axis, counted, epoch_curves, escaped, evenly,
                      figure, html_table, in_numbers, over_epochs, whole_axis)
 from .prefix_tree import Tree, first_codes, id_order
-from .words import percent
+from .words import percent, sizes_in_words
 
 VERDICTS = ("good", "fair", "poor", "")
 TABLE_ROWS = 40         # epochs in the table
@@ -114,13 +115,13 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
             "chosen" is that of the checkpoint.
         codes: (N,) or (N, L) int64, array or tensor.
         names: of the items, in row order; their row numbers if None.
-        num_embeddings: K.
+        num_embeddings: K, or one for each level.
 
     Raises:
         ValueError: codes that are not below K, names of another number, an unknown verdict.
         OSError: the file cannot be written; the one that was there stays.
     """
-    codes = _checked_codes(codes, num_embeddings)
+    codes, sizes = _checked_codes(codes, num_embeddings)
     if names is not None and len(names) != len(codes):
         raise ValueError(f"names must hold one entry for each of the {len(codes)} items, "
                          f"got {len(names)}")
@@ -143,9 +144,9 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
 </header>
 <main>
 {_tiles(metrics)}
-<section id="training"><h2>Training</h2>{_training(history, num_embeddings)}</section>
-<section id="use"><h2>Use of the codes</h2>{_use(codes, num_embeddings)}</section>
-<section id="prefixes"><h2>Shared prefixes</h2>{_prefixes(tree, num_embeddings)}</section>
+<section id="training"><h2>Training</h2>{_training(history, sizes)}</section>
+<section id="use"><h2>Use of the codes</h2>{_use(codes, sizes)}</section>
+<section id="prefixes"><h2>Shared prefixes</h2>{_prefixes(tree, sizes)}</section>
 <section id="items"><h2>Items by first code</h2>{first_codes(tree)}</section>
 </main>
 </body>
@@ -154,16 +155,18 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
-def _checked_codes(codes, num_embeddings) -> np.ndarray:
-    """(N, L) int64."""
+def _checked_codes(codes, num_embeddings) -> tuple:
+    """(N, L) int64, and L sizes."""
     codes = np.asarray(codes.cpu() if hasattr(codes, "cpu") else codes)
     if codes.ndim not in (1, 2) or 0 in codes.shape or codes.dtype.kind not in "iu":
         raise ValueError("codes must be integers, (items,) or (items, levels) with at least one "
                          f"of each, got {codes.dtype} of shape {codes.shape}")
-    if codes.min() < 0 or codes.max() >= num_embeddings:
-        raise ValueError(f"codes must be from 0 to {num_embeddings - 1}, "
-                         f"got {codes.min()} to {codes.max()}")
-    return codes.reshape(len(codes), -1).astype(np.int64, copy=False)
+    codes = codes.reshape(len(codes), -1).astype(np.int64, copy=False)
+    sizes = level_sizes(num_embeddings, codes.shape[1])
+    for columns, size in ((codes, sizes[0]),) if len(set(sizes)) == 1 else zip(codes.T, sizes):
+        if columns.min() < 0 or columns.max() >= size:
+            raise ValueError(f"codes must be from 0 to {size - 1}, got {columns.min()} to {columns.max()}")
+    return codes, sizes
 
 
 def _tiles(metrics) -> str:
@@ -191,7 +194,7 @@ def _tiles(metrics) -> str:
     return "".join(blocks)
 
 
-def _training(history, num_embeddings) -> str:
+def _training(history, sizes) -> str:
     if not history:
         return '<p class="soft">There is no record of how this model was trained.</p>'
     seconds = sum(row.get("seconds", 0) for row in history)
@@ -211,8 +214,8 @@ def _training(history, num_embeddings) -> str:
         over_epochs("Reconstruction loss", "The part of it that compares the features with their "
                      "reconstruction.", recon, mark=chosen),
         over_epochs("Perplexity", "How many codes a level uses in effect: all "
-                     f"{num_embeddings:,} if it used them alike.",
-                     epoch_curves(history, {"perplexity": "level"}), least=num_embeddings),
+                     f"{sizes_in_words(sizes)} if it used them alike.",
+                     epoch_curves(history, {"perplexity": "level"}), least=max(sizes)),
         over_epochs("Learning rate", "", epoch_curves(history, {"lr": ""}), least=0, css="thin"),
     ]
     return (f'<p class="soft">{words}</p><div class="charts">{"".join(charts)}</div>'
@@ -233,17 +236,16 @@ def _history_table(history, chosen) -> str:
     return html_table(caption, ["epoch", *(name.replace("_", " ") for name in columns)], rows)
 
 
-def _use(codes, num_embeddings) -> str:
-    even = len(codes) / num_embeddings
-    counts = [np.sort(np.bincount(level, minlength=num_embeddings))[::-1] for level in codes.T]
-    top = min(max(int(level[0]) for level in counts), CLIP * max(1, even))
+def _use(codes, sizes) -> str:
+    counts = [np.sort(np.bincount(level, minlength=size))[::-1] for level, size in zip(codes.T, sizes)]
+    top = min(max(int(level[0]) for level in counts), CLIP * max(1, len(codes) / min(sizes)))
     charts, rows = [], []
     for number, level in enumerate(counts, start=1):
         used = np.count_nonzero(level)
-        summary = f"{used:,} of {num_embeddings:,} codes used, perplexity {_perplexity(level):.1f}"
-        charts.append(_use_chart(f"Level {number}", summary, level, even, top))
+        summary = f"{used:,} of {len(level):,} codes used, perplexity {_perplexity(level):.1f}"
+        charts.append(_use_chart(f"Level {number}", summary, level, len(codes) / len(level), top))
         rows.append([number, f"{used:,}", f"{_perplexity(level):.1f}", *(
-            f"{level[round(share * (num_embeddings - 1))]:,}" for share in (0, .1, .5, .9, 1))])
+            f"{level[round(share * (len(level) - 1))]:,}" for share in (0, .1, .5, .9, 1))])
     header = ["level", "codes used", "perplexity", "most used", "at 10 %", "at 50 %", "at 90 %",
               "least used"]
     return ('<p class="soft">The items on each code, from the most used code to the least used. '
@@ -278,17 +280,17 @@ def _perplexity(counts) -> float:
     return math.exp(-(shares * np.log(shares)).sum())
 
 
-def _prefixes(tree, num_embeddings) -> str:
+def _prefixes(tree, sizes) -> str:
     items, levels = tree.codes.shape
     rows = []
     for length, starts in enumerate(tree.starts, start=1):
-        sizes = np.diff(starts, append=items)
-        shared = int(sizes[sizes > 1].sum())
+        groups = np.diff(starts, append=items)
+        shared = int(groups[groups > 1].sum())
         words = f"first {length} codes" if length > 1 else "first code"
         share = f"{bar(shared / items)}<span>{percent(shared / items)}</span>"
         rows.append([words if length < levels else "whole ID", f'<div class="share">{share}</div>',
-                     f"{shared:,}", f"{len(sizes):,}",
-                     f"{min(num_embeddings ** length, items):,}", f"{sizes.max():,}"])
+                     f"{shared:,}", f"{len(groups):,}",
+                     f"{min(math.prod(sizes[:length]), items):,}", f"{groups.max():,}"])
     header = ["shared", "share of all items", "items", "distinct", "at most possible",
               "most items on one"]
     return ('<p class="soft">Items that are alike should share their first codes. Items that share '

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..codes import as_codes
+from ..codes import as_codes, level_sizes
 from ..storage.files import write_atomically
+from .words import sizes_in_words
 
 
 def require_matplotlib() -> None:
@@ -39,10 +40,14 @@ def write_picture(path, *, title, history, codes, num_embeddings) -> None:
     rows = [row for row in history if row.get("perplexity")]
     for level, values in enumerate(zip(*(row["perplexity"] for row in rows)), start=1):
         perplexity.plot([row["epoch"] + 1 for row in rows], values, label=f"level {level}")
-    perplexity.set(title=f"Perplexity, {num_embeddings} at best", xlabel="epoch", ylim=(0, num_embeddings * 1.05))
-    for level, column in enumerate(as_codes(codes).T, start=1):
-        use.plot(np.sort(np.bincount(column, minlength=num_embeddings))[::-1], label=f"level {level}")
-    use.axhline(len(codes) / num_embeddings, color="gray", linestyle="--", label="all alike")
+    codes = as_codes(codes)
+    sizes = level_sizes(num_embeddings, codes.shape[1])
+    perplexity.set(title=f"Perplexity, {sizes_in_words(sizes)} at best", xlabel="epoch", ylim=(0, max(sizes) * 1.05))
+    for level, (column, size) in enumerate(zip(codes.T, sizes), start=1):
+        use.plot(np.sort(np.bincount(column, minlength=size))[::-1], label=f"level {level}")
+    for size in sorted(set(sizes)):
+        use.axhline(len(codes) / size, color="gray", linestyle="--",
+                    label="all alike" if len(set(sizes)) == 1 else f"{size} alike")
     use.set(title="Items on each code", xlabel="codes, the most used first", yscale="symlog")
     for axes in (loss, perplexity, use):
         if axes.lines:

@@ -14,3 +14,9 @@ def table(header, rows) -> str:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
         for row in rows
     )
+
+
+def sizes_in_words(sizes) -> str:
+    """Codes of each level: "256" where all have as many, else "32, 256 and 256"."""
+    words = [f"{size:,}" for size in sizes]
+    return words[0] if len(set(words)) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -356,3 +356,25 @@ def test_no_epoch_gives_the_starting_point_as_a_checkpoint_that_encodes_and_can_
     error = (model.decode(torch.stack(expected, dim=1)) - rows).square().mean() / rows.var(dim=0, correction=0).mean()
     assert error < 0.5                                      # 200 items around 20 centres, 8 x 8 x 8 codes
     assert "checkpoints/last.ckpt is a starting point" in refused(["--resume", "--epochs", "2"], capsys)
+
+
+@pytest.mark.parametrize("sizes", [[4, 16, 8], [16, 8], [32]])
+def test_levels_may_be_of_different_sizes_from_training_to_the_report(features, capsys, sizes):
+    words = list(map(str, sizes))
+    assert train.main(["--data", features, "--epochs", "2", "--num-quantizers", str(len(sizes)), *TINY[2:],
+                       "--num-embeddings", *words]) == 0
+    out = capsys.readouterr().out
+    for level, size in enumerate(sizes, start=1):
+        assert re.search(rf"^\s*{level} +\d+ +{size} ", out, re.MULTILINE)
+    argv = ["--data", features, "--report", "page.html",
+            "--ckpt", "checkpoints/best.ckpt", "--output", "ids.json", "--unique", "nearest" if len(sizes) > 2 else "suffix"]
+    assert infer.main(argv) == 0
+    said = capsys.readouterr().out
+    if len(sizes) > 1:
+        assert f"{len(sizes)} levels of {', '.join(words[:-1])} and {words[-1]} codes" in said
+    assert train.main(["--data", features, "--epochs", "3", "--resume"]) == 0
+
+
+def test_sizes_and_levels_that_differ_are_refused(features, capsys):
+    message = refused(["--data", features, "--num-embeddings", "4", "8", "--num-quantizers", "3"], capsys)
+    assert "--num-embeddings names 2 sizes" in message and "leave --num-quantizers out" in message
