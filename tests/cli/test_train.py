@@ -192,7 +192,7 @@ def test_a_real_interrupt_saves_and_the_resumed_run_equals_a_straight_one(featur
             break
     out, err = interrupted.communicate(timeout=60)
     assert interrupted.returncode == 130, err
-    assert "Resume with: python train.py --resume run/last.ckpt" in out
+    assert f"Resume with: python {ROOT / 'train.py'} --resume run/last.ckpt" in out
     assert "Traceback" not in err
     assert not [name for name in os.listdir("run") if name.endswith(".tmp")]
     resumed = in_a_process("--resume", "run/last.ckpt")
