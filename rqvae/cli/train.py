@@ -34,7 +34,8 @@ from .train_options import DEFAULTS
 PRESETS = {
     "documented": {"batch_size": 32, "epochs": 100},
     "tiger": recipe.MODEL,          # and what follows from the size of the catalogue, see `by_rule`
-    "closed": recipe.MODEL,
+    "fine": recipe.FINE_MODEL,
+    "closed": recipe.FINE_MODEL,
 }
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
@@ -159,7 +160,8 @@ def by_rule(table, settings) -> dict:
     """What the recipe derives from the size of the catalogue."""
     rows, width = table.shape
     trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
-    return {"epochs": recipe.epochs(trained_on), "batch_size": recipe.batch_size(trained_on),
+    fine = settings["preset"] in ("fine", "closed")
+    return {"epochs": recipe.epochs(trained_on, fine=fine), "batch_size": recipe.batch_size(trained_on),
             "latent_dim": recipe.model_options(width)["latent_dim"]}
 
 

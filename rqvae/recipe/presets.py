@@ -18,7 +18,7 @@ from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 LATENT_DIM = 256                # or the feature width, where that is less,
 LEAST_LATENT_DIM = 16           # but this, as the norm of latents costs one dimension and wants room
 MODEL = {                       # the other constructor arguments of `RqVae`
-    "hidden_dim": [1024],
+    "hidden_dim": [256],
     "num_embeddings": 256,
     "num_quantizers": 3,
     "commitment_cost": 0.25,
@@ -29,6 +29,7 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "standardize": True,
     "robust": True,
 }
+FINE_MODEL = {**MODEL, "hidden_dim": [1024]}        # for reconstruction: a recommender is served as well by the other
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
@@ -39,9 +40,10 @@ ROUGH, SHORTEST = 0.05, 1e-4    # attainable error below which steps get shorter
 PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
 
 
-def model_options(input_dim: int) -> dict:
-    """Constructor arguments of `RqVae` for features of this width."""
-    return {"input_dim": input_dim, "latent_dim": max(min(LATENT_DIM, input_dim), LEAST_LATENT_DIM), **MODEL}
+def model_options(input_dim: int, *, fine: bool = False) -> dict:
+    """Constructor arguments of `RqVae` for features of this width; `fine` for the least reconstruction error."""
+    latent_dim = max(min(LATENT_DIM, input_dim), LEAST_LATENT_DIM)
+    return {"input_dim": input_dim, "latent_dim": latent_dim, **(FINE_MODEL if fine else MODEL)}
 
 
 def batch_size(num_items: int) -> int:
@@ -49,9 +51,11 @@ def batch_size(num_items: int) -> int:
     return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
 
 
-def epochs(num_items: int) -> int:
-    """100 up to 3,600 items; beyond, the rows seen grow as num_items to the 0.4: 36 epochs for 20,000 items."""
-    return max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
+def epochs(num_items: int, *, fine: bool = False) -> int:
+    """10, and fewer from 170,000 items on. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as num_items to
+    the 0.4: 36 epochs for 20,000 items."""
+    wanted = max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
+    return wanted if fine else min(wanted, 10)
 
 
 def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> dict:

@@ -16,6 +16,8 @@ import torch
 import infer
 import train
 from rqvae.cli.console import StopSignals
+from rqvae.cli.train import prepare
+from rqvae.cli.train_options import build_parser
 from samples import ROOT, TINY, clustered, in_a_process
 from rqvae import RqVae
 from rqvae.items.tables import FeatureTable
@@ -90,6 +92,14 @@ def test_a_collapsed_codebook_is_said_in_words(features, capsys):
     assert train.main(["--data", "same.npy", "--preset", "documented", "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     assert "WARNING: level 1 has collapsed: 1 of 1024 codes are used" in out and "--preset tiger" in out
+
+
+def test_presets_choose_width_and_length(features):
+    found = {}
+    for preset in ("tiger", "fine", "closed"):
+        job = prepare(build_parser().parse_args(["--data", features, "--preset", preset, "--checkpoint-dir", preset]))
+        found[preset] = (job.model.hyper_parameters["hidden_dim"], job.settings["epochs"])
+    assert found == {"tiger": ([256], 10), "fine": ([1024], 100), "closed": ([1024], 100)}
 
 
 def test_a_closed_catalogue_keeps_its_last_epoch_though_new_items_fared_better_before(tmp_path, monkeypatch):
@@ -328,7 +338,7 @@ def test_the_learning_rate_of_a_resumed_run_takes_effect_and_is_recorded(feature
 def test_the_help_names_every_option_and_its_default(capsys):
     with_help = train.main(["--help"])
     out = capsys.readouterr().out
-    assert with_help == 0 and "default: 100" in out and "--val-fraction" in out and "default: tiger" in out
+    assert with_help == 0 and "default: 10;" in out.replace("\n", "") and "--val-fraction" in out and "default: tiger" in out
 
 
 def test_rows_far_out_are_named_before_the_training_and_rule_nothing(features, capsys):

@@ -27,8 +27,16 @@ def test_batches_grow_with_the_catalogue_between_their_bounds():
 
 
 def test_epochs_fall_with_the_catalogue():
-    found = [recipe.epochs(n) for n in (1, 100, 3_500, 20_000, 10**6, 10**8)]
+    sizes = (1, 100, 3_500, 20_000, 10**5, 10**6, 10**8)
+    found = [recipe.epochs(n, fine=True) for n in sizes]
     assert found == sorted(found, reverse=True) and found[0] == 100 and found[-1] == 5
+    assert [recipe.epochs(n) for n in sizes] == [10, 10, 10, 10, 10, 5, 5]
+
+
+def test_the_fine_recipe_is_the_default_but_wider():
+    options, fine = recipe.model_options(384), recipe.model_options(384, fine=True)
+    assert {name for name in options if options[name] != fine[name]} == {"hidden_dim"}
+    assert options["hidden_dim"] == [256] and fine["hidden_dim"] == [1024]
 
 
 def test_the_latent_is_never_wider_than_the_features():
