@@ -29,6 +29,7 @@ from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
+from .recorded import require_the_same
 from .sources import Items, as_recorded, like_recorded, open_interactions, open_items
 
 
@@ -87,7 +88,7 @@ def prepare(arguments) -> Job:
     job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))
     if not job.shard and not job.outputs and arguments.report is None:
         return job
-    items = find_items(arguments, run_of.get("notes") or {}, job.device)
+    items, recalled = find_items(arguments, run_of.get("notes") or {}, job.device)
     table = items.dataset.table
     if table.shape[1] != model.input_dim:
         raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "
@@ -95,6 +96,8 @@ def prepare(arguments) -> Job:
     if job.shard:
         job.shard.check(len(table))
     table.check(rows=job.shard.rows(len(table)) if job.shard else None)
+    if recalled and not job.shard:              # which reads its own rows alone; --merge sees them all
+        require_the_same(run_of, table, arguments.ckpt, arguments.item_ids)
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
     job = job._replace(items=items, names=names,
                        split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
@@ -206,17 +209,18 @@ def check_report(arguments) -> None:
         require_matplotlib()
 
 
-def find_items(arguments, notes, device) -> Items:
-    """The items that are named, or else those that the checkpoint was trained on."""
+def find_items(arguments, notes, device) -> tuple:
+    """The items that are named, or else those that the checkpoint was trained on; and whether it is the latter."""
     given = {name: getattr(arguments, name) for name in OPTIONS}
     if not any(given[source] for source in ("data", "texts", "p5")):
         if "data" not in notes:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
         recorded = {name: notes.get(name) for name, value in given.items() if value is None}
-        given = {**given, **as_recorded(recorded, arguments.ckpt)}
-    elif notes:
+        recalled = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
+        return open_items(**recalled, device=device), True
+    if notes:
         given = like_recorded(given, notes, arguments.ckpt)
-    return open_items(**given, device=device)
+    return open_items(**given, device=device), False
 
 
 def find_interactions(arguments, count, item_ids, places):

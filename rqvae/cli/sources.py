@@ -1,6 +1,7 @@
 """The items that a command names: a feature file, item texts, a P5 folder, or the built-in catalogue."""
 
 import glob
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,12 +72,13 @@ def open_interactions(count, item_ids, *, interactions=None, user_column=None, i
     return None if p5 is None else p5_interactions(p5, split or "beauty")
 
 
-def as_recorded(options, checkpoint) -> dict:
+def as_recorded(options, checkpoint, folder=None) -> dict:
     """The recorded options that name items, with relative paths seen from where the run left them.
 
     Args:
         options: option -> value, of the notes of a checkpoint.
         checkpoint: its path.
+        folder: that the run was started in, where that is known.
 
     Raises:
         FileNotFoundError: what the run was trained on is not there.
@@ -87,7 +89,8 @@ def as_recorded(options, checkpoint) -> dict:
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
-        places = [] if Path(path).is_absolute() else list(Path(checkpoint).absolute().parents)[1:3]
+        places = [] if Path(path).is_absolute() else [*list(Path(checkpoint).absolute().parents)[1:3],
+                                                           *([Path(folder)] if folder else [])]
         there = next((place / path for place in places if (place / path).exists()), None)
         if there is None:
             raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here{nearest_names(Path(path))}; "
@@ -113,7 +116,7 @@ def like_recorded(given, recorded, where) -> dict:
     if kind == kind_then == "data":
         if given.get("key") is None and Path(given["data"]).suffix == Path(recorded.get("data") or "").suffix:
             given["key"] = recorded.get("key")
-        elif given.get("key") != recorded.get("key") and given["data"] == recorded.get("data"):
+        elif given.get("key") != recorded.get("key") and os.path.abspath(given["data"]) == os.path.abspath(recorded.get("data") or ""):
             _refuse("key", given["key"], recorded.get("key"), where)
         return given
     if "data" in (kind, kind_then):         # vectors made elsewhere: their width is compared, and their error

@@ -26,6 +26,7 @@ from ..storage.files import check_writable, locked, nearest_names, remove_stale_
 from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
 from .item_options import INTERACTIONS, OPTIONS
+from .recorded import identity
 from .sources import Items, as_recorded, open_interactions, open_items
 from .threads import training_threads
 from .train_options import DEFAULTS
@@ -251,7 +252,7 @@ def train(job, stop):
             return fit(
                 job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
                 checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-                notes={**settings, **job.items.places}, **job.how, **options,
+                notes={**settings, **job.items.places, **identity(table)}, **job.how, **options,
             )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name

@@ -133,6 +133,40 @@ def test_weights_without_notes_need_the_data_named(trained, capsys):
     assert infer.main(["--ckpt", "bare.ckpt", "--data", "items.npy"]) == 0
 
 
+def test_a_feature_file_that_has_changed_since_the_training_is_refused(trained, capsys):
+    rows = clustered(200).numpy()
+    for other in (rows[::-1].copy(), rows[:150], np.concatenate([rows[:199], rows[:1]])):
+        np.save("items.npy", other)
+        assert "items.npy does not hold the features any more that checkpoints/best.ckpt was trained on" in refused(
+            ["--ckpt"], capsys)
+        assert infer.main(["--ckpt", "--data", "items.npy", "--output", "now.npy", "--overwrite"]) == 0
+    np.save("items.npy", rows.astype(np.float64))           # the same numbers, stored otherwise
+    assert infer.main(["--ckpt"]) == 0
+
+
+def test_item_ids_that_have_changed_since_the_training_are_refused(trained, capsys):
+    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(200)))
+    argv = ["--data", "items.npy", "--item-ids", "ids.txt", "--checkpoint-dir", "named", "--epochs", "1", *TINY]
+    assert train.main(argv) == 0
+    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in reversed(range(200))))
+    capsys.readouterr()
+    assert "does not hold the item IDs any more that named/best.ckpt was trained on" in refused(
+        ["--ckpt", "named/best.ckpt"], capsys)
+
+
+def test_what_was_trained_on_is_found_from_another_folder_and_moves_with_it(trained, monkeypatch, tmp_path, capsys):
+    assert infer.main(["--ckpt", "--output", "first.npy"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "second.npy"]) == 0
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "checkpoints").rename(tmp_path / "moved" / "checkpoints")
+    (tmp_path / "items.npy").rename(tmp_path / "moved" / "items.npy")
+    assert infer.main(["--ckpt", "../moved/checkpoints/best.ckpt", "--output", "third.npy"]) == 0
+    assert np.array_equal(np.load("second.npy"), np.load("third.npy"))
+    assert np.array_equal(np.load("second.npy"), np.load("../first.npy"))
+
+
 def test_unique_ids_are_written_and_told(trained, capsys):
     assert infer.main(["--ckpt", "--output", "default.npy"]) == 0
     assert infer.main(["--ckpt", "--output", "plain.npy", "--unique", "none"]) == 0
