@@ -32,7 +32,8 @@ def relative_mse(model, features, codes, mean):
         return ((model.decode(codes) - features).square().sum() / (features - mean).square().sum()).item()
 
 
-def measure(features, held_out, pairs, seed, options):
+def trained(features, seed, options):
+    """The model that train.py leaves, and the CPU seconds that it took."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/items.npy", features.numpy())
         argv = ["--data", f"{folder}/items.npy", "--checkpoint-dir", f"{folder}/run", "--seed", str(seed),
@@ -41,8 +42,12 @@ def measure(features, held_out, pairs, seed, options):
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
             if train.main(argv):
                 sys.exit(said.getvalue())
-        row = {"cpu s": time.process_time() - began}
-        model = RqVae.load_from_checkpoint(f"{folder}/run/best.ckpt").eval()
+        return RqVae.load_from_checkpoint(f"{folder}/run/best.ckpt").eval(), time.process_time() - began
+
+
+def measure(features, held_out, pairs, seed, options):
+    model, seconds = trained(features, seed, options)
+    row = {"cpu s": seconds}
     mean = features.mean(dim=0)
     codes = batch_inference(model, FeatureLoader(features, 1024), "cpu")
     statistics = code_statistics(codes, model.quantizer.num_embeddings)
