@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .codes import level_sizes
 from .collisions import collision_report
-from .functional import perplexity
+from .functional import perplexity, row_lengths
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
 
@@ -32,17 +32,22 @@ def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
         mse_per_element: the summed squared error divided by the number of samples and columns.
         relative_mse: mse over the summed variance of the features; 1 for a model that says the mean.
             Not a number where all items are equal.
+        relative_mse_robust: only of a model with `robust`: relative_mse as training counts errors, rows and columns
+            far out drawn in. Where there are such, they make up nearly all of relative_mse.
 
     Raises:
         ValueError: the device is not there, or the loader has no rows.
     """
     model.to(resolve_device(device))
-    total_mse, total_samples, moments = 0.0, 0, None
+    total_mse, total_samples, moments, counted = 0.0, 0, None, torch.zeros(2, dtype=torch.float64)
     with evaluating(model):
         for features in features_of(dataloader):
             features = as_input(model, features)
             reconstructed = model(features).reconstructed
+            if model.robust:
+                counted += torch.stack([part.sum().cpu() for part in counted_errors(model, features, reconstructed)])
             wide = torch.promote_types(torch.promote_types(features.dtype, reconstructed.dtype), torch.float32)
+            wide = torch.float64 if model.standardize else wide         # which holds the square of 1e-25
             features, reconstructed = features.to(wide), reconstructed.to(wide)
             total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
             total_samples += len(features)
@@ -52,12 +57,23 @@ def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
     avg_mse = total_mse / total_samples
     _, sums, squares = moments
     variance = ((squares - sums.square() / total_samples).sum() / total_samples).clamp_min(0).item()
-    return {
+    found = {
         "mse": avg_mse,
         "rmse": avg_mse ** 0.5,
         "mse_per_element": avg_mse / features.shape[1],
         "relative_mse": avg_mse / variance if variance else float("nan"),
     }
+    if model.robust:
+        found["relative_mse_robust"] = (counted[0] / counted[1]).item()
+    return found
+
+
+def counted_errors(model, features, reconstructed):
+    """Squared error of each row, and its squared distance from the mean, as training counts them: of the standardized
+    features, a row drawn in at the weight of one at the border. (B, D), (B, D) -> (B,), (B,) float64."""
+    inputs, said = model.standardized(features).double(), model.standardized(reconstructed.to(features)).double()
+    weights = (model.reach / row_lengths(inputs)).clamp_max(1.0).square()[:, 0] if model.robust else 1.0
+    return weights * (said - inputs).square().sum(dim=1), weights * inputs.square().sum(dim=1)
 
 
 def evaluate_quantization(model: torch.nn.Module, dataloader: Any,

@@ -161,6 +161,10 @@ class RqVae(nn.Module):
             features = draw_in(features / self.column_scale, self.reach)
         return features.to(self._dtype)
 
+    def draws_in(self) -> bool:
+        """Were there rows or columns far out among what a model with `robust` was begun from?"""
+        return bool(self.farthest > self.reach) or bool((self.column_scale != 1).any())
+
     def _latents(self, inputs):
         """(B, D) of `standardized` -> (B, E)."""
         latents = self.encoder(inputs)

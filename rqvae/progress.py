@@ -64,8 +64,10 @@ class EpochReport:
             self.warned = self._warn_of_collapse(row)
 
     def _warn_of_collapse(self, row):
-        sizes = map(len, self.run.model.quantizer.codebooks)
+        sizes = [len(codebook) for codebook in self.run.model.quantizer.codebooks]
         for level, (used, codes) in enumerate(zip(row.get("codes_used", []), sizes), start=1):
+            if level > 1 and self.run.items < 2 * sizes[0]:
+                break               # the first level may tell them apart, and no other has anything left to say
             if used < COLLAPSED * min(codes, self.run.items):
                 self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: it is "
                          "collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "

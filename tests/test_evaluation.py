@@ -98,3 +98,25 @@ def test_levels_of_different_sizes_are_counted_against_their_own():
     assert found["unique_codes_per_level"] == [2, 4] and found["usage_rate_per_level"] == [1.0, 0.5]
     assert found["usage_rate"] == 0.6
     assert found["perplexity_per_level"] == pytest.approx([2, 4], rel=1e-4)
+
+
+def test_an_error_that_float32_cannot_square_is_right_all_the_same():
+    from rqvae.recipe.initialization import initialize
+    rows = clustered(200, 12)
+    found = []
+    for unit in (1.0, 1e-25):
+        model = RqVae(12, 16, 8, 8, num_quantizers=2, standardize=True, linear_path=True)
+        initialize(model, rows * unit)
+        found.append(evaluate_reconstruction(model.eval(), loader(rows * unit), "cpu")["relative_mse"])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_rows_far_out_do_not_hide_how_well_the_others_are_said():
+    from rqvae.recipe.initialization import initialize
+    rows = clustered(300, 12)
+    rows[5] *= 1e4
+    model = RqVae(12, 16, 8, 32, num_quantizers=3, standardize=True, linear_path=True, robust=True)
+    initialize(model, rows)
+    found = evaluate_reconstruction(model.eval(), loader(rows), "cpu")
+    assert found["relative_mse_robust"] < 0.3
+    assert model.draws_in()

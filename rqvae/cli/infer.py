@@ -19,7 +19,7 @@ from ..ids.shards import Shard, merge_shards
 from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
-from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost
+from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.taken import recommender_measures, taken_measures
@@ -150,8 +150,9 @@ def show(job, codes) -> None:
     say(summary(statistics, collision_report(codes)))
     if warn_of_foreign(job, codes):
         return
-    for sentence in collapse_advice(statistics, "train again with --preset tiger, longer, or on more varied items",
-                                    items=len(codes)):
+    advice = "train again longer, with fewer --num-embeddings, or on more varied items" if job.model.latent_norm else \
+        "train again with --preset tiger, which prevents this"
+    for sentence in collapse_advice(statistics, advice, items=unsettled(codes)):
         say(f"WARNING: {sentence}")
 
 

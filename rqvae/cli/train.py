@@ -20,6 +20,7 @@ from ..items.interactions import Interactions
 from ..model import RqVae
 from ..progress import event_writer_class
 from ..recipe.scaling import unusual
+from ..report.assessment import unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
@@ -270,14 +271,15 @@ def report(job, history) -> None:
     loader = FeatureLoader(job.items.dataset.table, 1024)
     codes = batch_inference(model, loader, job.device)
     statistics = code_statistics(codes, [len(codebook) for codebook in model.quantizer.codebooks])
-    error = evaluate_reconstruction(model, loader, job.device)["relative_mse"]
+    errors = evaluate_reconstruction(model, loader, job.device)
     seconds = sum(row["seconds"] for row in history)
     say(f"\nTrained {len(history)} epochs in {seconds:.0f} s; over all items:" if history else
         "\nThe starting point, with no epoch trained; over all items:")
-    say(summary(statistics, collision_report(codes), error))
+    say(summary(statistics, collision_report(codes), errors["relative_mse"],
+                errors["relative_mse_robust"] if model.robust and model.draws_in() else None))
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
         "train longer, lower --num-embeddings, or give more and more varied items"
-    for sentence in collapse_advice(statistics, advice):
+    for sentence in collapse_advice(statistics, advice, items=unsettled(codes.reshape(len(codes), -1))):
         say(f"WARNING: {sentence}")
     say(f"checkpoint: {best}")
     say(f"next: {command(job.program, 'infer', '--ckpt', best)}")

@@ -13,7 +13,7 @@ import torch
 
 from ..codes import as_codes, level_sizes
 from ..collisions import collision_ranks, collision_report
-from ..evaluation import code_statistics, row_keys
+from ..evaluation import code_statistics, counted_errors, row_keys
 from ..inference import evaluating, model_device
 from .neighbours import neighbour_quality, shared_prefix_lift
 from .words import percent
@@ -132,7 +132,7 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
         errors, spreads, groups = row_errors(features, codes, model)
         if model is not None:
             found += _error_measures(errors, spreads, split, _bits(sizes))
-    found += _use_measures(code_statistics(codes, sizes), len(codes))
+    found += _use_measures(code_statistics(codes, sizes), unsettled(codes))
     collisions = collision_report(codes if before is None else before, features_groups=groups)
     found += _collision_measures(collisions, resolved, math.prod(sizes))
     quality = {} if features is None else neighbour_quality(model, features, codes)
@@ -152,7 +152,13 @@ def row_errors(features, codes, model=None):
         spreads.append((items.double() - mean).square().sum(dim=1))
         keys.append(row_keys(items))
         if model is not None:
-            errors.append((items.double() - decoded(model, codes[chunk]).double()).square().sum(dim=1))
+            said = decoded(model, codes[chunk])
+            if model.robust and model.draws_in():       # what lies far out would be all of the error
+                items, said = items.to(model_device(model)), said.to(model_device(model))
+                error, spreads[-1] = (part.cpu() for part in counted_errors(model, items, said))
+                errors.append(error)
+            else:
+                errors.append((items.double() - said.double()).square().sum(dim=1))
     return torch.cat(errors) if errors else None, torch.cat(spreads), torch.cat(keys)
 
 
@@ -171,11 +177,11 @@ def foreign_error(model, features, codes, most_rows=4096) -> float:
         codes: (N, L) int64, before any resolving.
     """
     rows = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), most_rows)).round().astype(np.int64))
-    items = features.rows(rows).double()
-    error = (items - decoded(model, codes[rows]).double()).square().mean().item()
-    spread = (items - items.mean(dim=0)).square().mean().item()
-    if model.standardize:
-        spread = model.feature_scale.double().square().item()
+    items, said = features.rows(rows), decoded(model, codes[rows])
+    if model.standardize:       # to a variance of 1
+        device = model_device(model)
+        return counted_errors(model, items.to(device), said.to(device))[0].mean().item() / items.shape[1]
+    error, spread = ((items.double() - rest.double()).square().mean().item() for rest in (said, items.mean(dim=0)))
     return error / spread if spread else 0.0
 
 
@@ -227,11 +233,18 @@ def _error_measures(errors, spreads, split, bits):
     return found
 
 
-def _use_measures(statistics, items):
+def unsettled(codes) -> list:
+    """For each level how many items (N, L) the levels before it have not told apart: N, those that share their first
+    code, ... What tells all items apart has no use for more codes."""
+    shared = [collision_report(codes[:, :length])["colliding_items"] for length in range(1, codes.shape[1])]
+    return [len(codes), *shared]
+
+
+def _use_measures(statistics, unsettled_items):
     found = []
-    for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1):
+    for level, ((used, rate, evenness), items) in enumerate(zip(per_level(statistics), unsettled_items), start=1):
         codes = codes_of(used, rate)
-        room = usable_codes(codes, items)
+        room = max(usable_codes(codes, items), 1)
         enough = items >= ENOUGH * codes
         judge = enough or used < room / FAIR
         more = "" if enough else ", with more items"

@@ -12,7 +12,7 @@ import torch
 
 from ..collisions import collision_report, id_keys, run_starts
 from .assessment import QUESTIONS, codes_of, per_level, usable_codes
-from .words import percent, table
+from .words import percent, sizes_in_words, table
 
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
 
@@ -82,16 +82,21 @@ def prefix_table(codes) -> str:
     return table(["how items divide by the", "groups", "items that share one", "of all", "largest group"], rows)
 
 
-def summary(statistics, collisions, relative_mse=None) -> str:
+def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
     """The figures of a tokenizer as text.
 
     Args:
         statistics: of `evaluation.code_statistics`.
         collisions: of `collision_report`.
         relative_mse: reconstruction error over the variance of the features, if known.
+        robust: the same with what lies far out drawn in, where there is such.
     """
     lines = []
-    if relative_mse is not None:
+    if robust is not None:
+        lines.append(f"reconstruction error: {robust:.3f} of the features' variance (0 is perfect, 1 is no better than the "
+                     f"mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, nearly all of it of few "
+                     "rows or columns")
+    elif relative_mse is not None:
         lines.append(f"reconstruction error: {relative_mse:.3f} of the features' variance "
                      "(0 is perfect, 1 is no better than the mean)")
     lines.append(table(
@@ -113,15 +118,17 @@ def collapse_advice(statistics, advice, *, items=None) -> list:
     Args:
         statistics: of `evaluation.code_statistics`.
         advice: what to change.
-        items: how many they are of, if so few that they could not use all codes.
+        items: how many they are of, where so few that they could not use all codes; or, for each level, how many the
+            levels before had not told apart (`assessment.unsettled`), as only those have use for its codes.
     """
-    collapsed = [(level, used, codes) for level, used, codes in (
-        (level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), start=1))
-        if used < COLLAPSED * (codes if items is None else usable_codes(codes, items))]
+    levels = [(level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), start=1)]
+    items = items if isinstance(items, list) else [items] * len(levels)
+    collapsed = [(level, used, codes) for (level, used, codes), some in zip(levels, items)
+                 if used < COLLAPSED * (codes if some is None else usable_codes(codes, some))]
     if 1 < len(collapsed) == len(statistics["usage_rate_per_level"]):
         counts = ", ".join(str(used) for _, used, _ in collapsed)
         says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"
-        return [f"all {len(collapsed)} levels have collapsed: {counts} of {collapsed[0][2]} codes are used, so an ID "
+        return [f"all {len(collapsed)} levels have collapsed: {counts} of {sizes_in_words([codes for _, _, codes in collapsed])} codes are used, so an ID "
                 f"says {says} about its item; {advice}"]
     return [f"level {level} has collapsed: {used} of {codes} codes are used, so its code says "
             f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]

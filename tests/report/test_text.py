@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rqvae.report.assessment import Measure
+from rqvae.report.assessment import Measure, unsettled
 from rqvae.evaluation import code_statistics
 from rqvae.report.text import (collapse_advice, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
                           summary)
@@ -119,3 +119,13 @@ def test_shared_prefixes_take_few_bytes_a_row():
         assert tracemalloc.get_traced_memory()[1] < 48 * len(codes)
     finally:
         tracemalloc.stop()
+
+
+def test_no_level_collapses_that_has_nothing_left_to_tell_apart():
+    codes = torch.cat([torch.arange(100)[:, None], torch.zeros(100, 2, dtype=torch.int64)], dim=1)
+    assert unsettled(codes) == [100, 0, 0]
+    figures = code_statistics(codes, 256)
+    assert collapse_advice(figures, "help", items=unsettled(codes)) == []
+    codes[:, 0] = 0
+    assert "all 3 levels have collapsed: 1, 1, 1 of 256 codes" in collapse_advice(
+        code_statistics(codes, 256), "help", items=unsettled(codes))[0]
