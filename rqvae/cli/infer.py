@@ -22,6 +22,7 @@ from ..items.tables import TableRows
 from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
+from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
 from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
@@ -190,10 +191,13 @@ def judge(job, codes, names, resolution=None) -> None:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
     if job.arguments.report:
-        figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=sizes)
+        table = job.items.dataset.table if job.items else None
+        seen = plane(table, codes, names) if table is not None and table.shape[1] > 1 else None
+        figures = dict(title="Report on semantic IDs", history=job.history, codes=codes, num_embeddings=sizes,
+                       plane=seen)
         if Path(job.arguments.report).suffix == ".html":
             write_page(job.arguments.report, description=about, names=names,
                        metrics=report_rows(measures), **figures)
         else:
-            write_picture(job.arguments.report, **figures)
+            write_picture(job.arguments.report, measures=measures, **figures)
         say(f"\nwrote {job.arguments.report}")

@@ -228,3 +228,23 @@ def html_table(caption, header, rows) -> str:
 
 def in_numbers(table) -> str:
     return f'<details class="numbers"><summary>The same in numbers</summary>{table}</details>'
+
+
+def item_map(plane) -> str:
+    """The items as points, the largest groups in colour, each with its name; "" without a plane."""
+    if plane is None:
+        return ""
+    paths, legend = [], []
+    for number, color in [(-1, "rest"), *((n, f"g{n}") for n in range(len(plane.groups)))]:
+        points = plane.places[plane.group == number]
+        dots = "".join(f"M{round(1000 * x)} {round(1000 * (1 - y))}h0" for x, y in points)
+        paths.append(f'<path class="points" style="--c:var(--{color})" d="{dots}"/>' if dots else "")
+    for number, group in enumerate(plane.groups):
+        name = f" {escaped(group.name, 60)}" if group.name else ""
+        legend.append(f'<li><i style="--c:var(--g{number})"></i><span><b>{group.code}</b>{name} '
+                      f'<span class="soft">{counted(group.items, "item")}</span></span></li>')
+    words = ("Each point is an item. In colour are the most frequent first codes, seen from the side from which they lie "
+             "farthest apart; the words are those that set their names apart from the others'.")
+    return (f'<section id="map"><h2>Map of the items</h2><p class="soft">{words}</p><div class="map"><svg '
+            f'viewBox="-10 -10 1020 1020" preserveAspectRatio="none" role="img"><title>Map of the items</title>{"".join(paths)}'
+            f'</svg><ul>{"".join(legend)}</ul></div></section>')

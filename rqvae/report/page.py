@@ -16,7 +16,7 @@ import numpy as np
 from ..codes import level_sizes
 from ..storage.files import write_atomically
 from .charts import (CURVE_BUCKETS, STRIPS, Curve, bar, chart, code_axis, counted, epoch_curves, escaped, evenly,
-                     figure, html_table, in_numbers, over_epochs, whole_axis)
+                     figure, html_table, in_numbers, item_map, over_epochs, whole_axis)
 from .prefix_tree import Tree, first_codes, id_order
 from .words import percent, sizes_in_words
 
@@ -27,10 +27,13 @@ CLIP = 4                # top of the charts of use, times the even number of ite
 _STYLE = """
 :root{color-scheme:light;--paper:#f6f6f4;--card:#fff;--ink:#1b2026;--soft:#59626c;--line:#e0e3e6;
 --grid:#ebedef;--accent:#1f5fae;--fill:#d3e2f4;--good:#1a7a45;--fair:#8f5b00;--poor:#b8322a;
+--g0:#1f5fd0;--g1:#d9480f;
+--g2:#0a8a5f;--g3:#a61e8c;--g4:#b58900;--g5:#0b8fa8;--g6:#c2255c;--g7:#6741d9;--rest:#d3d8dd;
 --c0:#1f4fa3;--c1:#0b8580;--c2:#bd6f08;--c3:#b23a74;--c4:#6d4bc1;--c5:#6b7780}
 @media screen and (prefers-color-scheme:dark){:root{color-scheme:dark;--paper:#12151a;
 --card:#1a1f25;--ink:#e7eaed;--soft:#a2acb6;--line:#2f363e;--grid:#282f36;--accent:#78b0f2;
---fill:#26425f;--good:#5cc98d;--fair:#e3ae4d;--poor:#f28b82;--c0:#7fb2ff;--c1:#45c9c0;--c2:#f0b458;
+--fill:#26425f;--g0:#74a9ff;--g1:#ff8f5c;
+--g2:#3fd39a;--g3:#e58ad6;--g4:#e6c34a;--g5:#4fd0e6;--g6:#ff7b9f;--g7:#b197fc;--rest:#3a434c;--good:#5cc98d;--fair:#e3ae4d;--poor:#f28b82;--c0:#7fb2ff;--c1:#45c9c0;--c2:#f0b458;
 --c3:#f08fbb;--c4:#b69cf5;--c5:#a9b4be}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.5rem clamp(1rem,4vw,2.5rem) 4rem;max-width:72rem;
@@ -83,6 +86,13 @@ padding:.5rem 1rem;grid-template-columns:.8rem 2.6rem 6rem 6.5rem 1fr;list-style
 color:var(--soft)}.code[open]>summary::before{content:"\\25BE"}
 .preview{color:var(--soft);font-size:.875rem;white-space:nowrap;overflow:hidden;
 text-overflow:ellipsis}
+.map{display:grid;grid-template-columns:minmax(0,1fr) 17rem;gap:1rem 1.5rem;background:var(--card);
+border:1px solid var(--line);border-radius:.6rem;padding:1rem;align-items:center}
+.map svg{display:block;width:100%;height:min(32rem,80vw)}.map ul{display:grid;gap:.5rem}
+.map i{flex:none;width:.75rem;height:.75rem;border-radius:50%;background:var(--c);margin-top:.3rem}
+.points{stroke-width:4.5;stroke-linecap:round;opacity:.85}
+.change{display:grid;gap:.4rem;margin-top:.4rem}.change li{display:block;padding-left:1rem;
+border-left:3px solid var(--accent)}
 .groups{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19rem),1fr));
 gap:1.1rem 1.5rem;padding:.5rem 1rem 1rem 2.7rem}
 .groups>:only-child{grid-column:1/-1}.groups>:only-child ul{columns:19rem}
@@ -92,7 +102,7 @@ border-bottom:1px solid var(--line)}
 ul{list-style:none;margin:0;padding:0;font-size:.875rem}li{display:flex;gap:.6rem}
 li code{flex:none;min-width:2rem;text-align:right;color:var(--soft)}
 code,.groups b,summary b{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-@media (max-width:40rem){.tiles{gap:.5rem}.tiles>div{padding:.5rem .8rem}.verdict{top:.55rem}
+@media (max-width:40rem){.map{grid-template-columns:minmax(0,1fr)}.tiles{gap:.5rem}.tiles>div{padding:.5rem .8rem}.verdict{top:.55rem}
 .groups{padding-left:1rem}th,td{padding:.4rem .6rem}
 .code>summary{grid-template-columns:.8rem 2.6rem 1fr auto}.preview{grid-column:2/-1}}
 @media print{html{font-size:11px}body{max-width:none;padding:0;background:none}
@@ -102,7 +112,7 @@ nav,.numbers:not([open]){display:none}table{font-size:.8rem}h2,section>p{break-a
 
 
 def write_page(path, *, title, description, metrics, history, codes, names=None,
-               num_embeddings) -> None:
+               num_embeddings, plane=None) -> None:
     """Write the report, in seconds for a million items.
 
     Args:
@@ -110,12 +120,13 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
         title: a few words, for the heading.
         description: a sentence on the items and the model.
         metrics: rows (label, value, what a healthy tokenizer has or "", one of VERDICTS), and (title,
-            words) before rows that they explain.
+            words) before rows that they explain; words may be a list of lines.
         history: what `training.fit` returned; may be empty, and any figure may be missing in it. A row with
             "chosen" is that of the checkpoint.
         codes: (N,) or (N, L) int64, array or tensor.
         names: of the items, in row order; their row numbers if None.
         num_embeddings: K, or one for each level.
+        plane: the items' `plane.Plane`, or None where their features are not known.
 
     Raises:
         ValueError: codes that are not below K, names of another number, an unknown verdict.
@@ -140,14 +151,14 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
 <h1>{escaped(title)}</h1>
 <p class="soft">{escaped(description)}</p>
 <nav aria-label="Sections"><a href="#training">Training</a><a href="#use">Use of the codes</a>
-<a href="#prefixes">Shared prefixes</a><a href="#items">Items by first code</a></nav>
+<a href="#prefixes">Shared prefixes</a>{'<a href="#map">Map</a>' if plane else ""}<a href="#items">Items by first code</a></nav>
 </header>
 <main>
 {_tiles(metrics)}
 <section id="training"><h2>Training</h2>{_training(history, sizes)}</section>
 <section id="use"><h2>Use of the codes</h2>{_use(codes, sizes)}</section>
 <section id="prefixes"><h2>Shared prefixes</h2>{_prefixes(tree, sizes)}</section>
-<section id="items"><h2>Items by first code</h2>{first_codes(tree)}</section>
+{item_map(plane)}<section id="items"><h2>Items by first code</h2>{first_codes(tree)}</section>
 </main>
 </body>
 </html>
@@ -179,7 +190,9 @@ def _tiles(metrics) -> str:
     for row in metrics:
         if len(row) == 2:
             close()
-            blocks.append(f'<h3 class="ask">{escaped(row[0])}</h3><p class="soft">{escaped(row[1])}</p>')
+            words = f'<p class="soft">{escaped(row[1])}</p>' if isinstance(row[1], str) else \
+                f'<ul class="change">{"".join(f"<li>{escaped(line)}</li>" for line in row[1])}</ul>'
+            blocks.append(f'<h3 class="ask">{escaped(row[0])}</h3>{words}')
             continue
         label, value, healthy, verdict = row
         if verdict not in VERDICTS:

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..codes import as_codes, level_sizes
 from ..storage.files import write_atomically
-from .words import sizes_in_words
+
+VERDICT_COLORS = {"good": "#1a7a45", "fair": "#8f5b00", "poor": "#b8322a"}
+GROUP_COLORS = ["#1f5fd0", "#d9480f", "#0a8a5f", "#a61e8c", "#b58900", "#0b8fa8", "#c2255c", "#6741d9"]
 
 
 def require_matplotlib() -> None:
@@ -21,35 +23,82 @@ def require_matplotlib() -> None:
                           "nothing") from None
 
 
-def write_picture(path, *, title, history, codes, num_embeddings) -> None:
-    """Loss, perplexity and use of the codes as a .png; arguments as in `report_page.write_page`.
+def write_picture(path, *, title, history, codes, num_embeddings, measures=(), plane=None) -> None:
+    """The headline figures, a map of the items, the loss and the use of the codes as a .png.
+
+    Args:
+        path, title, history, codes, num_embeddings, plane: as in `page.write_page`.
+        measures: of `assessment.assess`.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     require_matplotlib()
     from matplotlib.figure import Figure        # and not pyplot, which would choose a screen
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    figure.suptitle(title)
-    loss, perplexity, use = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 6), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=15, fontweight="bold", x=0.01, ha="left")
+    heads = headlines(measures)
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 4]) if heads else (None, figure)
+    for place, measure in enumerate(heads):
+        _tile(above, (place + 0.04) / len(heads), measure)
+    charts = list(below.subplots(1, 3 if plane is not None else 2))
+    if plane is not None:
+        _draw_map(charts.pop(0), plane)
+    _draw_loss(charts[0], history)
+    codes = as_codes(codes)
+    _draw_use(charts[1], codes, level_sizes(num_embeddings, codes.shape[1]))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def headlines(measures) -> list:
+    """A measure for each question, the one that says most: the last with a verdict for new items, levels and unique IDs."""
+    wanted = ("items held out", "of these items", "codes used", "resolving", "collision rate", "neighbours found, item",
+              "lift of")
+    found, questions = [], set()
+    for words in wanted:
+        for measure in measures:
+            if words in measure.label and measure.question not in questions and "before" not in measure.label:
+                found.append(measure)
+                questions.add(measure.question)
+    order = [measure.question for measure in measures]
+    return sorted(found, key=lambda measure: order.index(measure.question))
+
+
+def _tile(figure, left, measure):
+    figure.text(left, 0.78, measure.label, fontsize=10, color="#59626c", va="center")
+    figure.text(left, 0.42, measure.value, fontsize=20, fontweight="bold", va="center", color="#1b2026")
+    words = "  ".join(filter(None, [measure.verdict, measure.healthy and f"healthy: {measure.healthy}"]))
+    figure.text(left, 0.08, words, fontsize=9.5, va="center", color=VERDICT_COLORS.get(measure.verdict, "#59626c"))
+
+
+def _draw_map(axes, plane):
+    axes.scatter(*plane.places[plane.group < 0].T, s=3, color="#d3d8dd", linewidths=0)
+    for number, group in enumerate(plane.groups):
+        label = f"{group.code} {group.name}".strip()
+        axes.scatter(*plane.places[plane.group == number].T, s=7, color=GROUP_COLORS[number], linewidths=0,
+                     label=label if len(label) < 34 else label[:33] + "…")
+    axes.set(title="Items by first code", xticks=[], yticks=[])
+    if plane.groups:
+        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False, markerscale=2,
+                    handletextpad=0.1, columnspacing=0.8)
+
+
+def _draw_loss(axes, history):
     epochs = [row["epoch"] + 1 for row in history]
     for key, label in (("train_recon_loss", "training"), ("val_recon_loss", "held out")):
         if any(row.get(key) is not None for row in history):
-            loss.plot(epochs, [row.get(key, np.nan) for row in history], label=label)
-    loss.set(title="Reconstruction loss", xlabel="epoch")
-    rows = [row for row in history if row.get("perplexity")]
-    for level, values in enumerate(zip(*(row["perplexity"] for row in rows)), start=1):
-        perplexity.plot([row["epoch"] + 1 for row in rows], values, label=f"level {level}")
-    codes = as_codes(codes)
-    sizes = level_sizes(num_embeddings, codes.shape[1])
-    perplexity.set(title=f"Perplexity, {sizes_in_words(sizes)} at best", xlabel="epoch", ylim=(0, max(sizes) * 1.05))
+            axes.plot(epochs, [row.get(key, np.nan) for row in history], label=label)
+    axes.set(title="Reconstruction loss", xlabel="epoch")
+    if axes.lines:
+        axes.legend(frameon=False)
+
+
+def _draw_use(axes, codes, sizes):
     for level, (column, size) in enumerate(zip(codes.T, sizes), start=1):
-        use.plot(np.sort(np.bincount(column, minlength=size))[::-1], label=f"level {level}")
+        axes.plot(np.sort(np.bincount(column, minlength=size))[::-1], label=f"level {level}")
     for size in sorted(set(sizes)):
-        use.axhline(len(codes) / size, color="gray", linestyle="--",
-                    label="all alike" if len(set(sizes)) == 1 else f"{size} alike")
-    use.set(title="Items on each code", xlabel="codes, the most used first", yscale="symlog")
-    for axes in (loss, perplexity, use):
-        if axes.lines:
-            axes.legend()
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+        axes.axhline(len(codes) / size, color="gray", linestyle="--",
+                     label="all alike" if len(set(sizes)) == 1 else f"{size} alike")
+    axes.set(title="Items on each code", xlabel="codes, the most used first", yscale="symlog")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)

@@ -29,13 +29,19 @@ def report_text(measures) -> str:
             title, words = QUESTIONS[question]
             lines += ["", title, textwrap.fill(words, 98, initial_indent="  ", subsequent_indent="  ")]
         lines.append(row)
+    changes = what_to_change(measures)
+    if changes:
+        lines += ["", "What to change", *(f"  {change}" for change in changes)]
+    return "\n".join(lines)
+
+
+def what_to_change(measures) -> list:
+    """A line for each remedy, with what it is for."""
     missed = {}
     for measure in measures:
         if measure.remedy:
             missed.setdefault(measure.remedy, []).append(measure.label)
-    if missed:
-        lines += ["", "What to change", *(f"  {', '.join(labels)}: {remedy}" for remedy, labels in missed.items())]
-    return "\n".join(lines)
+    return [f"{', '.join(labels)}: {remedy}" for remedy, labels in missed.items()]
 
 
 def report_rows(measures) -> list:
@@ -46,7 +52,8 @@ def report_rows(measures) -> list:
             question = measure.question
             rows.append(QUESTIONS[question])
         rows.append((measure.label, measure.value, measure.healthy, measure.verdict))
-    return rows
+    changes = what_to_change(measures)
+    return rows + ([("What to change", changes)] if changes else [])
 
 
 def resolution_text(resolution, items, cost=None, published=0) -> str:

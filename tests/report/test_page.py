@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from rqvae import open_features
 from rqvae.report.page import write_page
+from rqvae.report.plane import plane
 
 VOID = {"meta"}
 TAGS = set("html head meta title style body header h1 h2 h3 p nav a main section dl div dt dd "
            "figure figcaption svg desc path rect span details summary table caption thead tbody "
-           "tr th td ul li code b bdi".split())
+           "tr th td ul li code b bdi i".split())
 PREFIXES = "Items that share the start of their ID"
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>',
            "</bdi></details></main><h1>owned", "<!-- a comment", "Tom & Jerry's \"best\" &lt;3",
@@ -416,3 +418,16 @@ def test_a_wrong_argument_is_refused_and_the_old_page_stays(tmp_path, change, wo
                             "codes": np.array([[0, 1]]), "num_embeddings": 8, **change})
     assert words in str(error.value)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_to_change_and_the_map_stand_on_the_page_and_hostile_names_stay_words(tmp_path):
+    codes, names = np.arange(60)[:, None] % 3, [f"<b>group{row % 3}</b> & more" for row in range(60)]
+    seen = plane(open_features(torch.randn(60, 4) + 5 * torch.eye(4)[torch.arange(60) % 3]), codes, names)
+    write_page(tmp_path / "a.html", title="T", description="D", history=[], codes=codes, names=names, num_embeddings=3,
+               metrics=[("What to change", ["usage: <i>less</i>", "lift: more"])], plane=seen)
+    page = Page(tmp_path / "a.html")
+    for words in ("What to change", "usage: <i>less</i>", "lift: more", "Map of the items", "20 items"):
+        assert words in page.text
+    points = re.findall(r'class="points" style="--c:var\(--(g\d|rest)\)" d="([^"]*)"', page.source)
+    assert [(name, path.count("M")) for name, path in points] == [("g0", 20), ("g1", 20), ("g2", 20)]
+    assert set(page.tags) <= TAGS

@@ -5,7 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from rqvae.report.picture import write_picture
+from rqvae import open_features
+from rqvae.report.assessment import assess
+from rqvae.report.picture import headlines, write_picture
+from rqvae.report.plane import plane
+from samples import clustered
 
 FIGURES = dict(title="T", codes=np.array([[0, 1], [2, 3]]), num_embeddings=4)
 
@@ -22,3 +26,13 @@ def test_a_png_is_written(tmp_path, history):
     pytest.importorskip("matplotlib")
     write_picture(tmp_path / "a.png", history=history, **FIGURES)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_has_a_headline_figure_for_each_question_and_the_map(tmp_path):
+    pytest.importorskip("matplotlib")
+    features, codes = open_features(clustered(200)), np.arange(200)[:, None] % 4
+    measures = assess(codes, 4, features=features)
+    assert [measure.label for measure in headlines(measures)] == ["level 1: codes used", "collision rate", "lift of neighbours"]
+    write_picture(tmp_path / "a.png", title="T", history=[], codes=codes, num_embeddings=4, measures=measures,
+                  plane=plane(features, codes, [f"name {row % 4}" for row in range(200)]))
+    assert len((tmp_path / "a.png").read_bytes()) > 20_000

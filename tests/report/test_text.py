@@ -32,7 +32,7 @@ def test_each_figure_stands_beside_what_is_healthy_and_what_to_change_at_the_end
 
 def test_the_page_gets_a_question_before_its_figures():
     rows = report_rows(MEASURES)
-    assert [len(row) for row in rows] == [2, 4, 2, 4, 4, 2, 4]
+    assert [len(row) for row in rows] == [2, 4, 2, 4, 4, 2, 4, 2] and rows[-1][0] == "What to change"
     assert rows[3] == ("level 1: codes used", "3 of 8", "all", "poor")
 
 
