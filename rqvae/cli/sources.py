@@ -69,7 +69,11 @@ def open_interactions(count, item_ids, *, interactions=None, user_column=None, i
     given = [name for name, value in columns.items() if value is not None]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} needs --interactions")
-    return None if p5 is None else p5_interactions(p5, split or "beauty")
+    try:
+        found = None if p5 is None else p5_interactions(p5, split or "beauty", count)
+    except FileNotFoundError:           # items without sequences are items all the same
+        return None
+    return found if found and len(found.items) else None
 
 
 def as_recorded(options, checkpoint, folder=None) -> dict:

@@ -87,15 +87,18 @@ def read_interactions(path, count, item_ids=None, *, user_column=None, item_colu
     return _tidied(rows, lengths, count, longest, f"in {path}, {named}{ordered}")
 
 
-def p5_interactions(root, split="beauty") -> Interactions:
+def p5_interactions(root, split="beauty", count=None) -> Interactions:
     """The training part of a P5 split: all but the last two items of each user, which are for validation and test.
+
+    Args:
+        count: the number of items, for `words`; None for those that were taken.
 
     Raises: as `amazon_p5.load_sequences`.
     """
     train = leave_one_out(load_sequences(root, split)).train
     lengths = np.array([len(items) for items in train.values()], dtype=np.int64)
     rows = np.fromiter((row for items in train.values() for row in items), np.int32, int(lengths.sum()))
-    count = int(rows.max(initial=0)) + 1
+    count = len(np.unique(rows)) if count is None else count
     return _tidied(rows, lengths, count, LONGEST, f"in the training part of the split {split} of {root}")
 
 

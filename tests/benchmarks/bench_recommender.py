@@ -41,7 +41,7 @@ def residual_kmeans(features, levels, num_codes, *, balance=None, seed=0):
     generator, residual, codes, codebooks = torch.Generator().manual_seed(seed), features - features.mean(dim=0), [], []
     latents = residual.clone()
     for _ in range(levels):
-        centroids = kmeans(residual, num_codes, iterations=20, balance=balance, generator=generator)
+        centroids = kmeans(residual, num_codes, iterations=10, balance=balance, generator=generator)
         if balance is None:
             codes.append(nearest_codes(residual, centroids))
         else:

@@ -12,7 +12,7 @@ import infer
 import train
 from samples import TINY, clustered
 from rqvae.items import texts
-from rqvae.cli.sources import open_items
+from rqvae.cli.sources import open_interactions, open_items
 from rqvae.items.texts import DEFAULT_ENCODER
 from rqvae.storage.checkpoint import load_checkpoint
 
@@ -62,6 +62,16 @@ def test_train_and_infer_run_on_texts_and_on_p5_with_nothing_said_twice(place, c
 
 
 @pytest.mark.filterwarnings("ignore:.*no metadata")
+def test_p5_brings_the_training_part_of_its_sequences_where_it_has_some(place):
+    sequences = Path("amazon/raw/beauty/sequential_data.txt")
+    found = open_interactions(60, None, p5="amazon")
+    assert found.items.tolist() == [0] and "1 users took 1 of 60 items 1 times, in the training part" in found.words
+    sequences.write_text("")
+    assert open_interactions(60, None, p5="amazon") is None
+    sequences.unlink()
+    assert open_interactions(60, None, p5="amazon") is None and open_interactions(60, None) is None
+
+
 def test_p5_takes_embeddings_made_elsewhere(place):
     np.save("made.npy", np.arange(240.0, dtype=np.float32).reshape(60, 4))
     items = open_items(p5="amazon", data="made.npy")
