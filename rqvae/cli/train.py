@@ -238,6 +238,9 @@ def train(job, stop):
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
+        else:               # neighbours are sought among items as the model sees them
+            loaded = load_checkpoint(job.resume_from)
+            job.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], job.resume_from)
         steps = settings["epochs"] * len(train_loader)
         # A closed catalogue knows less of new items with every epoch, and interactions move items away from them.
         to_the_end = closed or job.interactions is not None

@@ -351,6 +351,20 @@ def test_rows_far_out_are_named_before_the_training_and_rule_nothing(features, c
     assert int(re.search(r"([\d,]+) distinct IDs", out)[1].replace(",", "")) > 150
 
 
+def test_a_resumed_run_on_columns_of_other_scales_ends_as_a_straight_one(features, monkeypatch):
+    rows = np.load(features)
+    np.save("odd.npy", rows * np.array([3000, 200] + [1] * 10, np.float32))
+    options = ["--data", "odd.npy", *TINY]
+    assert train.main([*options, "--epochs", "4", "--checkpoint-dir", "straight"]) == 0
+    stop = iter([False] * 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "__call__", lambda self: next(stop, True))
+        assert train.main([*options, "--epochs", "4", "--checkpoint-dir", "run"]) == 143
+    assert train.main(["--resume", "run/last.ckpt"]) == 0
+    one, other = weights("straight/last.ckpt"), weights("run/last.ckpt")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_no_epoch_gives_the_starting_point_as_a_checkpoint_that_encodes_and_can_be_gone_on_with(features, capsys):
     assert train.main(["--data", features, "--epochs", "0", *TINY]) == 0
     out = capsys.readouterr().out
