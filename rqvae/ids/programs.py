@@ -5,6 +5,7 @@ Shapes:  B rows   D feature width   E latent width   K codes   L levels
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -43,7 +44,8 @@ def export_program(model, path) -> None:
     one level, as of `generate_semantic_ids`; what makes IDs unique afterwards is in no program.
 
     - .onnx: for ONNX Runtime and the like, opset 18. About one row in 100,000 stands so exactly between
-      two codes that another order of summing, here as on another machine, gives it the other one.
+      two codes, nearer than float32 can tell, that another order of summing, there as on another machine,
+      gives it the other one.
     - .pt2: `torch.export.load(path).module()(features)`, in any process that has torch.
 
     Args:
@@ -64,7 +66,8 @@ class _Tokenizer(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model = model
+        self.model = copy.copy(model)
+        self.model._modules = {name: part for name, part in model._modules.items() if name != "decoder"}
 
     def forward(self, features):
         return self.model.generate_semantic_ids(features)

@@ -92,9 +92,7 @@ def special_tokens(num_embeddings, num_levels, style="lcrec") -> list[str]:
     Raises:
         ValueError: an unknown style, sizes that do not fit the levels, more than 26 levels.
     """
-    if style not in _STYLES:
-        raise ValueError(f"style must be one of {', '.join(map(repr, _STYLES))}, got {style!r}")
-    pattern, closing = _STYLES[style]
+    pattern, closing = _pattern(style), _STYLES[style][1]
     sizes = level_sizes(num_embeddings, num_levels)
     return [pattern.format(letter, code) for letter, size in zip(level_letters(num_levels), sizes)
             for code in range(size)] + closing
@@ -106,6 +104,12 @@ def level_offsets(num_embeddings, num_levels) -> np.ndarray:
     Args and errors: as `special_tokens`.
     """
     return np.cumsum([0, *level_sizes(num_embeddings, num_levels)])[:-1]
+
+
+def _pattern(style):
+    if style not in _STYLES:
+        raise ValueError(f"style must be one of {', '.join(map(repr, _STYLES))}, got {style!r}")
+    return _STYLES[style][0]
 
 
 class IdTokens:
@@ -124,22 +128,28 @@ class IdTokens:
             self._codes.append(codes)
 
     @classmethod
-    def of(cls, tokenizer, num_embeddings, num_levels, style="lcrec") -> IdTokens:
-        """Those of a Hugging Face tokenizer that has them already, such as one that was saved after `add_id_tokens`.
+    def of(cls, tokenizer, style="lcrec") -> IdTokens:
+        """Those of a Hugging Face tokenizer that has them already, such as one saved after `add_id_tokens`.
 
-        Args: as `special_tokens`.
+        Args: as `special_tokens`; how many levels and codes there are, the vocabulary says.
 
         Raises:
-            ValueError: it lacks one.
+            ValueError: it has none, or one is missing between others.
         """
-        tokens, known = special_tokens(num_embeddings, num_levels, style), tokenizer.get_vocab()
-        missing = [token for token in tokens if token not in known]
+        pattern = _pattern(style)
+        shape = re.compile(re.escape(pattern).replace(r"\{\}", "([a-z])", 1).replace(r"\{\}", "([0-9]{1,9})", 1))
+        numbers = {}
+        for token, number in tokenizer.get_vocab().items():
+            match = shape.fullmatch(token)
+            if match:
+                numbers.setdefault(match[1], {})[int(match[2])] = number
+        letters = level_letters(max(1, len(numbers)))
+        sizes = {letter: max(numbers.get(letter, [0])) + 1 for letter in letters}
+        missing = [pattern.format(letter, code) for letter in letters for code in range(sizes[letter])
+                   if code not in numbers.get(letter, ())]
         if missing:
-            raise ValueError(f"the tokenizer lacks {len(missing)} of {len(tokens)} tokens, such as {missing[0]}; add "
-                             "them by add_id_tokens")
-        bounds = [*level_offsets(num_embeddings, num_levels), sum(level_sizes(num_embeddings, num_levels))]
-        numbers = [known[token] for token in tokens]
-        return cls([numbers[low:high] for low, high in zip(bounds, bounds[1:])])
+            raise ValueError(f"the tokenizer lacks {missing[0]}, the token of a code; add tokens by add_id_tokens")
+        return cls([[numbers[letter][code] for code in range(sizes[letter])] for letter in letters])
 
     def encode(self, codes) -> torch.Tensor:
         """(N, l) codes of the first l levels -> (N, l) token numbers."""
@@ -187,7 +197,7 @@ def add_id_tokens(tokenizer, model, codebooks, *, suffix_codes=0, style="lcrec",
     tokenizer.add_tokens(tokens)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:       # some models have rows to spare
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    numbers = IdTokens.of(tokenizer, sizes, len(sizes), style)
+    numbers = IdTokens.of(tokenizer, style)
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     for weight in {id(layer.weight): layer.weight for layer in layers if layer is not None}.values():
         _begin_at(weight.data, numbers.levels, old, codebooks, torch.Generator().manual_seed(seed))

@@ -123,7 +123,7 @@ def test_new_embeddings_keep_the_codebooks_geometry_at_the_model_s_own_scale(wid
                 wanted = torch.cdist(codebook, codebook)
                 assert torch.allclose(torch.cdist(vectors, vectors) * (wanted.sum() / torch.cdist(vectors, vectors).sum()),
                                       wanted, atol=0.05)
-    again = IdTokens.of(tokenizer, [16, 16, 3], 3)
+    again = IdTokens.of(tokenizer)
     assert all(torch.equal(*pair) for pair in zip(again.levels, tokens.levels))
 
 
@@ -131,5 +131,12 @@ def test_tokens_that_are_there_and_tokens_that_are_not():
     tokenizer = Vocabulary(["a", "<a_0>"])
     with pytest.raises(ValueError, match="the tokenizer has <a_0> already; take the numbers of its tokens by IdTokens.of"):
         add_id_tokens(tokenizer, Model(2, 4), [torch.randn(2, 4)])
-    with pytest.raises(ValueError, match="lacks 1 of 2 tokens, such as <a_1>; add them by add_id_tokens"):
-        IdTokens.of(tokenizer, 2, 1)
+    for words, lacking in (["word"], "<a_0>"), (["<a_0>", "<a_2>"], "<a_1>"), (["<a_0>", "<c_0>"], "<b_0>"):
+        with pytest.raises(ValueError, match=f"the tokenizer lacks {lacking}, the token of a code"):
+            IdTokens.of(Vocabulary(words))
+
+
+def test_tokens_of_another_style_are_found_in_a_vocabulary():
+    tokens = special_tokens([3, 2], 2, "openonerec")
+    found = IdTokens.of(Vocabulary(["<a_0>", *reversed(tokens)]), "openonerec")
+    assert [level.tolist() for level in found.levels] == [[7, 6, 5], [4, 3]]
