@@ -13,6 +13,7 @@ OPTIONS = {
     "id_column": ("NAME", "column or entry with the item IDs, in --item-ids or else in --texts or --data"),
     "p5": ("DIR", "folder with P5 Amazon data instead; its items' texts are encoded"),
     "split": ("NAME", "which split of --p5 (default: beauty)"),
+    "text_style": ("NAME", "how --p5 makes an item's text: plain, or genrec for its texts to the letter (default: plain)"),
     "encoder": ("NAME", f"sentence encoder for --texts and --p5, a name on the Hugging Face hub or a folder (default: "
                         f"{DEFAULT_ENCODER}, 2.5 GB to fetch once; {SMALL_ENCODER} is 90 MB)"),
 }

@@ -22,14 +22,14 @@ class Items(NamedTuple):
 
 
 def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=None, id_column=None, p5=None,
-               split=None, encoder=None, device="auto") -> Items:
+               split=None, text_style=None, encoder=None, device="auto") -> Items:
     """Open what the options (see item_options.OPTIONS) name; without `data`, `texts` and `p5` the built-in catalogue.
 
     Raises:
         ValueError: more than one source is named, or an option of another source; and what opening raises.
     """
     places = {"data": data, "key": key, "item_ids": item_ids, "texts": texts, "text_columns": text_columns,
-              "id_column": id_column, "p5": p5, "split": split, "encoder": encoder}
+              "id_column": id_column, "p5": p5, "split": split, "text_style": text_style, "encoder": encoder}
     _check_together(places)
     encoder = encoder or DEFAULT_ENCODER
     if texts is not None:
@@ -42,7 +42,8 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
         source = f"{texts}, encoded by {encoder}"
     elif p5 is not None:
         places.update(split=split or "beauty", encoder=encoder if data is None else None)
-        dataset = P5AmazonItemDataset(p5, split or "beauty", features=data, model_name=encoder, device=device)
+        dataset = P5AmazonItemDataset(p5, split or "beauty", features=data, model_name=encoder, device=device,
+                                      text_style=text_style or "plain")
         source = f"the split {split or 'beauty'} of {p5}"
     elif data is not None:
         dataset = FeatureDataset(open_features(data, key=key, item_ids=item_ids, id_column=id_column))
@@ -140,6 +141,10 @@ def like_recorded(given, recorded, where) -> dict:
             given["text_columns"] = columns
         elif given["text_columns"] != columns:
             _refuse("text-columns", " ".join(given["text_columns"]), " ".join(columns), where)
+    elif given.get("text_style") is None:
+        given["text_style"] = recorded.get("text_style")
+    elif given["text_style"] != (recorded.get("text_style") or "plain"):
+        _refuse("text-style", given["text_style"], recorded.get("text_style") or "plain", where)
     return given
 
 
@@ -163,6 +168,6 @@ def _check_together(places):
             wrong = sorted(given & others)[0].replace("_", "-")
             raise ValueError(f"--{wrong} does not go with --{source}; leave one of them out")
     for option, source in (("key", "data"), ("item_ids", "data or --texts"), ("text_columns", "texts"),
-                           ("id_column", "data or --texts"), ("split", "p5"), ("encoder", "texts or --p5")):
+                           ("id_column", "data or --texts"), ("split", "p5"), ("text_style", "p5"), ("encoder", "texts or --p5")):
         if option in given and not given & set(source.replace("-", "").split(" or ")):
             raise ValueError(f"--{option.replace('_', '-')} needs --{source}")

@@ -177,7 +177,7 @@ def _read_parquet(path, format):
         raise ValueError(f"{path}: column {codes} holds lists of {lengths.tolist()} codes; "
                          "expected equally many in each row")
     flat = lists.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(lists), -1), item_ids, None
+    return np.array(flat.reshape(len(lists), -1)), item_ids, None       # its own, as Arrow's cannot be written
 
 
 def _read_text(path, format):

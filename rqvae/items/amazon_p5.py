@@ -30,6 +30,7 @@ from . import DEFAULT_ENCODER
 from .batches import FeatureDataset, open_features
 from .texts import as_text, encode_texts_once
 
+TEXT_STYLES = ("plain", "genrec")
 _LONGEST = 2 ** 18      # bytes of a line of metadata; real ones have up to some ten thousand
 _STRING = re.compile(r"""'[^'\\]*(?:\\.[^'\\]*)*(?:'|\\?\Z)"""    # an unclosed one takes the rest
                      r"""|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)""", re.DOTALL)
@@ -64,6 +65,7 @@ class P5AmazonItemDataset(FeatureDataset):
             it, in the order of the item numbers; a file that carries item IDs (ASINs or numbers)
             may have any order. By default the texts are encoded.
         model_name, batch_size, device: for the encoder, see `texts.encode_texts`.
+        text_style: `plain`, or `genrec` for the texts of genrec to the letter, see `load_items`.
 
     Raises:
         FileNotFoundError: the layout is not as expected; the message says what is.
@@ -74,11 +76,11 @@ class P5AmazonItemDataset(FeatureDataset):
 
     def __init__(self, root: str | os.PathLike, split: str = "beauty", train_test_split: str = "all", *,
                  features: Any = None, model_name: str = DEFAULT_ENCODER, batch_size: int = 32,
-                 device: str | torch.device = "auto"):
+                 device: str | torch.device = "auto", text_style: str = "plain"):
         if train_test_split not in ("train", "eval", "all"):
             raise ValueError("train_test_split must be 'train', 'eval' or 'all', "
                              f"got {train_test_split!r}")
-        items = load_items(root, split)
+        items = load_items(root, split, text_style)
         if features is None:
             features = encode_texts_once(items.texts, Path(root, "processed"), split, model_name,
                                          batch_size=batch_size, device=device)
@@ -93,14 +95,20 @@ class P5AmazonItemDataset(FeatureDataset):
         self.texts = [items.texts[row] for row in rows]
 
 
-def load_items(root, split="beauty") -> P5Items:
+def load_items(root, split="beauty", text_style="plain") -> P5Items:
     """Every item of a split, in the order of their numbers, whether it has metadata or not.
 
     What is missing reads `Unknown`. Lines of metadata that cannot be read are skipped; how many,
     and how many items have none, is said in a warning.
 
+    With the text style `genrec` a text is, to the letter, what genrec makes of the item: of its categories
+    only the first path, as Python writes a list; `nan` for a missing title or price; HTML entities as they
+    stand. An item without metadata, which genrec drops, has such a text, too.
+
     Raises: as `P5AmazonItemDataset`.
     """
+    if text_style not in TEXT_STYLES:
+        raise ValueError(f"text_style must be one of {', '.join(TEXT_STYLES)}, got {text_style!r}")
     item_ids = _item_ids(_locate(root, split, "datamaps.json"))
     path = _locate(root, split, "meta.json.gz")
     metadata, lines, unreadable = _read_metadata(path, set(item_ids))
@@ -112,8 +120,8 @@ def load_items(root, split="beauty") -> P5Items:
         warnings.warn(f"{path}: {missing} of {len(item_ids)} items have no metadata; they keep "
                       "their row, with one text for all of them", stacklevel=2)
     fields = [metadata.get(item_id) or _described({}) for item_id in item_ids]
-    return P5Items(item_ids, [item["title"] or item_id for item, item_id in zip(fields, item_ids)],
-                   [_text(item) for item in fields])
+    texts = [_text(item) if text_style == "plain" else item["genrec"] for item in fields]
+    return P5Items(item_ids, [item["title"] or item_id for item, item_id in zip(fields, item_ids)], texts)
 
 
 def load_sequences(root, split="beauty") -> Dict[str, List[int]]:
@@ -294,8 +302,23 @@ def _described(record) -> Dict[str, str]:
              for field in ("title", "brand", "categories", "price")}
     # an item stands on several paths of the category tree, whose first steps repeat
     words["categories"] = ", ".join(dict.fromkeys(words["categories"].split(", ")))
+    words["genrec"] = _as_genrec(record)
     return words
 
 
 def _text(words) -> str:
-    return "".join(f"{field.title()}: {said or 'Unknown'}; " for field, said in words.items())
+    return "".join(f"{field.title()}: {words[field] or 'Unknown'}; "
+                   for field in ("title", "brand", "categories", "price"))
+
+
+def _as_genrec(record) -> str:
+    """The text that genrec makes, whose data frame holds floats for prices and nan for what is missing."""
+    categories, price = record.get("categories"), record.get("price", "nan")
+    try:
+        first = str(categories[0]) if isinstance(categories, list) and categories else "nan"
+        price = str(float(price)) if isinstance(price, (int, float)) else str(price)
+    except (RecursionError, OverflowError):
+        first = price = "nan"
+    text = (f"Title: {record.get('title', 'nan')}; Brand: {record.get('brand', 'Unknown')}; Categories: {first}; "
+            f"Price: {price}; ")
+    return text.encode("utf-8", "replace").decode()

@@ -72,6 +72,21 @@ def test_p5_brings_the_training_part_of_its_sequences_where_it_has_some(place):
     assert open_interactions(60, None, p5="amazon") is None and open_interactions(60, None) is None
 
 
+@pytest.mark.filterwarnings("ignore:.*no metadata")
+def test_the_text_style_of_the_run_is_taken_and_another_one_refused(place, capsys):
+    p5 = ["--p5", "amazon", "--text-style", "genrec"]
+    assert train.main([*p5, "--epochs", "1", *TINY]) == 0
+    assert len(place) == 1 and load_checkpoint("checkpoints/best.ckpt")["rqvae"]["notes"]["text_style"] == "genrec"
+    assert infer.main(["--ckpt", "--p5", "amazon", "--output", "a.json"]) == 0
+    assert len(place) == 1                                                      # the texts are those that are kept
+    capsys.readouterr()
+    assert infer.main(["--ckpt", "--p5", "amazon", "--text-style", "plain", "--output", "b.json"]) == 2
+    assert "--text-style is plain, but checkpoints/best.ckpt was trained with genrec" in capsys.readouterr().err
+    assert infer.main(["--ckpt", "--p5", "amazon", "--text-style", "poem", "--output", "b.json"]) == 2
+    assert "--text-style" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*no metadata")
 def test_p5_takes_embeddings_made_elsewhere(place):
     np.save("made.npy", np.arange(240.0, dtype=np.float32).reshape(60, 4))
     items = open_items(p5="amazon", data="made.npy")
@@ -83,6 +98,7 @@ def test_p5_takes_embeddings_made_elsewhere(place):
     ({"p5": "amazon", "texts": "items.csv"}, "does not go with"),
     ({"key": "a"}, "--key needs --data"),
     ({"split": "toys"}, "--split needs --p5"),
+    ({"text_style": "genrec"}, "--text-style needs --p5"),
     ({"encoder": "x", "data": "x.npy"}, "--encoder needs --texts or --p5"),
 ])
 def test_options_of_different_sources_are_refused(place, options, words):

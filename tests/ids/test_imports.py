@@ -232,7 +232,7 @@ def test_the_table_that_torcheasyrec_writes_is_read_as_it_is(tmp_path):
     parquet.write_table(arrow.table({"item_id": ["x", "y"], "codebook": [[3, 9], [0, 1]],
                                      "offset_codebook": [[3, 19], [0, 11]]}), tmp_path / "part-0.parquet")
     ids = import_semantic_ids(tmp_path / "part-0.parquet")
-    assert ids.codes.tolist() == [[3, 9], [0, 1]] and ids.item_ids == ["x", "y"]
+    assert ids.codes.tolist() == [[3, 9], [0, 1]] and ids.item_ids == ["x", "y"] and ids.codes.flags.writeable
 
 
 def test_a_catalogue_of_flashrec_is_read_with_items_and_without(tmp_path):

@@ -95,6 +95,24 @@ def test_items_keep_the_order_of_their_numbers_and_read_as_the_field_writes_them
         UNKNOWN, UNKNOWN, UNKNOWN]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_texts_in_the_style_of_genrec_are_its_own_to_the_letter(tmp_path):
+    meta = b"\n".join([        # what pandas makes of eval of these lines was printed by its code, and typed out here
+        b"{'asin': 'A1', 'title': \"L'Or &amp; Gel\", 'price': 12.99, 'brand': 'X', 'categories': [['Beauty', \"Men's\"], ['Bath']]}",
+        b"{'asin': 'A2', 'title': 'No price', 'brand': '', 'categories': [['Beauty']]}",
+        b"{'asin': 'A3', 'price': 5, 'categories': [['Beauty', 'Skin Care', 'Face']]}"])
+    root = write_split(tmp_path, "toys", meta, {"A1": "1", "A2": "2", "A3": "3", "A4": "4"})
+    items = load_items(root, "toys", "genrec")
+    assert items.texts == [
+        "Title: L'Or &amp; Gel; Brand: X; Categories: ['Beauty', \"Men's\"]; Price: 12.99; ",
+        "Title: No price; Brand: ; Categories: ['Beauty']; Price: nan; ",
+        "Title: nan; Brand: Unknown; Categories: ['Beauty', 'Skin Care', 'Face']; Price: 5.0; ",
+        "Title: nan; Brand: Unknown; Categories: nan; Price: nan; "]
+    assert items.names == load_items(root, "toys").names == ["L'Or & Gel", "No price", "A3", "A4"]
+    with pytest.raises(ValueError, match="text_style must be one of plain, genrec, got 'tiger'"):
+        load_items(root, "toys", "tiger")
+
+
 def test_bad_lines_and_items_without_metadata_are_counted_and_nothing_is_run(root, monkeypatch):
     monkeypatch.chdir(root)
     with pytest.warns(UserWarning) as caught:

@@ -327,3 +327,13 @@ def test_a_call_in_a_peers_file_is_refused_by_name(tmp_path):
                tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="asks for builtins.print, which could run code, so it was not opened"):
         load_peer(tmp_path / "a.pt")
+
+
+def test_levels_of_different_sizes(tmp_path, features):
+    encoder = nn.Identity()
+    codebooks = codebooks_for(encoder, features, (8, 4, 16))
+    (tmp_path / "metadata.json").write_text(json.dumps({"type": "RQKMeans", "n_levels": 3, "n_clusters": [8, 4, 16], "D": D}))
+    np.savez(tmp_path / "codebooks.npz", **{f"codebook_{i}": each.numpy() for i, each in enumerate(codebooks)})
+    model, _ = loaded(tmp_path)
+    assert_same(model, encoder, codebooks, features, encoder)
+    assert model.hyper_parameters["num_embeddings"] == [8, 4, 16]
