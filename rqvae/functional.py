@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 
+MANY_CODES = 1024           # with more, chunks are smaller, and k-means draws many seeds at once and balances no large tables
+BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
@@ -32,6 +34,7 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         if offset is not None:
             codebook = codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
+        size = max(64, size * MANY_CODES // max(len(codebook), MANY_CODES))
         if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
             return _nearest(x, codebook, offset)
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
@@ -167,7 +170,7 @@ def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int
     return (column.mean() - column) * epsilon
 
 
-def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None):
+def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick=None):
     """Centroids by Lloyd's algorithm from k-means++ seeds (Arthur & Vassilvitskii, SODA 2007).
 
     A cluster that empties is moved to the row farthest from its centroid. Where there are fewer
@@ -180,8 +183,9 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None):
         iterations: Lloyd steps at most; fewer when no row changes its cluster.
         balance: None for plain k-means; a number to assign by distance plus `balancing_potentials`, with
             that share of the median squared distance as their epsilon, so that clusters are of about
-            equal size.
+            equal size. Beyond BALANCED_NUMBERS k-means is plain all the same.
         generator: a CPU `torch.Generator`; the same state gives the same centroids.
+        tick: called now and then with the share of the work that is done, for a progress bar.
 
     Returns:
         (K, E) centroids.
@@ -193,9 +197,16 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None):
         raise ValueError("k-means needs at least one row, got none; pass the features to train on")
     offset = x.mean(dim=0)
     x = x - offset              # distances below expand the square, which wants data at the origin
-    centroids = _plus_plus(x, num_clusters, generator)
+    tick = tick or (lambda done: None)
+    seeds = (_plus_plus if num_clusters <= MANY_CODES else _seeds_in_blocks)(x, num_clusters, generator, tick)
+    centroids = _filled(seeds, num_clusters, x, generator)
+    if len(seeds) < num_clusters:               # each distinct row is a centroid: that fits best
+        return centroids + offset
+    if balance is not None and len(x) * num_clusters > BALANCED_NUMBERS:
+        balance = None
     previous = None
-    for _ in range(iterations):
+    for step in range(iterations):
+        tick(0.5 + 0.5 * step / iterations)
         codes = nearest_codes(x, centroids) if balance is None else _balanced_codes(x, centroids, balance)
         if previous is not None and torch.equal(codes, previous):
             break
@@ -210,7 +221,7 @@ def _balanced_codes(x, centroids, balance):
     return (costs + balancing_potentials(costs, epsilon=epsilon, iterations=30)).argmin(dim=1)
 
 
-def _plus_plus(x, num_clusters, generator):
+def _plus_plus(x, num_clusters, generator, tick):
     """Seeds drawn one after the other, each with probability proportional to its squared distance
     from those already drawn; the best of a few candidates, as Arthur & Vassilvitskii suggest."""
     norms = x.square().sum(dim=1)                                   # (N,)
@@ -221,6 +232,8 @@ def _plus_plus(x, num_clusters, generator):
     distances = (norms - 2 * (x @ seeds[0][0]) + norms[chosen]).clamp_min(0)
     distances[chosen] = 0
     for k in range(1, num_clusters):
+        if k % 32 == 0:
+            tick(0.5 * k / num_clusters)
         cumulative = distances.double().cumsum(0)
         if cumulative[-1] <= 0:                                     # every distinct row is a seed
             break
@@ -232,12 +245,35 @@ def _plus_plus(x, num_clusters, generator):
         distances = reduced[:, best].clone()
         distances[rows[best]] = 0
         seeds.append(x[rows[best]][None])
-    seeds = torch.cat(seeds)
+    return torch.cat(seeds)
+
+
+def _seeds_in_blocks(x, num_clusters, generator, tick):
+    """As `_plus_plus`, but as many seeds at once as are there already, up to a thirty-second of all: for thousands of
+    seeds a few passes over the rows (the idea of k-means||, Bahmani et al., arXiv 1203.6402)."""
+    chosen = (torch.rand(1, generator=generator, dtype=torch.float64) * len(x)).long()
+    squared = x.new_full((len(x),), math.inf)                       # (N,) to the nearest seed
+    block = chosen
+    while True:
+        for rows, part in zip(x.split(ROWS_PER_CHUNK), squared.split(ROWS_PER_CHUNK)):
+            torch.minimum(part, squared_distances(rows, x[block.to(x.device)]).amin(dim=1), out=part)
+        squared[block.to(x.device)] = 0
+        tick(0.5 * len(chosen) / num_clusters)
+        weights = (squared / squared.max().clamp_min(torch.finfo(x.dtype).tiny)).cpu().double()
+        size = min(len(chosen), -(-num_clusters // 32), num_clusters - len(chosen), int((weights > 0).sum()))
+        if not size:
+            return x[chosen.to(x.device)]
+        block = torch.multinomial(weights, size, generator=generator)
+        chosen = torch.cat([chosen, block])
+
+
+def _filled(seeds, num_clusters, x, generator):
+    """(K, E): the seeds, and jittered copies of them where there are fewer."""
     missing = num_clusters - len(seeds)
     if missing:
         copies = seeds[torch.arange(missing, device=x.device) % len(seeds)]
         noise = torch.randn(copies.shape, generator=generator, dtype=x.dtype).to(x.device)
-        size = norms.mean().sqrt() / x.shape[1] ** 0.5
+        size = x.square().sum(dim=1).mean().sqrt() / x.shape[1] ** 0.5
         seeds = torch.cat([seeds, copies + noise * (1e-2 * size).clamp_min(1e-6)])
     return seeds
 

@@ -234,7 +234,7 @@ def train(job, stop):
     if settings["preset"] != "documented":
         job.model.to(job.device)
         if job.resume_from is None:
-            recipe.start(job.model, train_loader, settings["seed"])
+            recipe.start(job.model, train_loader, settings["seed"], progress=not distributed.rank())
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)

@@ -9,6 +9,7 @@ import math
 import warnings
 
 import torch
+from tqdm import tqdm
 
 from ..functional import kmeans
 from ..inference import evaluating
@@ -20,7 +21,7 @@ FEW_DIRECTIONS = 0.06   # an attainable error, see `scaling`, as of items that s
 
 
 @torch.no_grad()
-def initialize(model, features, *, balance=None, seed=0) -> float:
+def initialize(model, features, *, balance=None, seed=0, progress=False) -> float:
     """Set what an `RqVae` can know before its first step.
 
     In this order, as far as the model has them: mean and scale of the features; the linear paths, to
@@ -33,6 +34,7 @@ def initialize(model, features, *, balance=None, seed=0) -> float:
         features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
         balance: see `functional.kmeans`.
         seed: of everything random here.
+        progress: show a bar where it takes more than a second.
 
     Returns:
         The least error that IDs of this size can leave, see `scaling.attainable_error`; 1 without a linear path.
@@ -54,9 +56,13 @@ def initialize(model, features, *, balance=None, seed=0) -> float:
         model.decoder.linear.weight.copy_(_way_back(latents, inputs))
     keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]
     residual = latents[keep.to(latents.device)]
-    for level in model.quantizer.levels:
-        level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator))
-        residual = residual - level.decode(level.encode(residual))
+    with tqdm(total=len(model.quantizer.levels), desc="starting point", unit="level", leave=False, delay=0.5,
+              disable=None if progress else True,               # None: shown on a terminal only
+              bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}") as bar:
+        for done, level in enumerate(model.quantizer.levels):
+            level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator,
+                                      tick=lambda share: bar.update(done + share - bar.n)))
+            residual = residual - level.decode(level.encode(residual))
     return attainable
 
 

@@ -42,9 +42,9 @@ def faiss(x, codes, iterations):
     return run
 
 
-def measure(codes, width, arguments):
+def measure(codes, width, arguments, rows=None):
     generator = torch.Generator().manual_seed(0)
-    rows = ROWS_PER_CODE * codes
+    rows = rows or ROWS_PER_CODE * codes
     centres = torch.randn(codes // 2, width, generator=generator)
     x = centres[torch.randint(len(centres), (rows,), generator=generator)]
     x = x + torch.randn(rows, width, generator=generator)
@@ -72,3 +72,4 @@ if __name__ == "__main__":
     heading("k-means, from seeds to centroids")
     measure(1024, 256, arguments)
     measure(256, 32, arguments)
+    measure(8192, 64, arguments, rows=100_000)
