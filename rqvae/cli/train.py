@@ -26,6 +26,7 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint, require_train
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
 from ..training import TrainingInterrupted, fit
 from .console import StopSignals, command, say
+from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import identity
 from .sources import Items, as_recorded, open_interactions, open_items
@@ -41,7 +42,7 @@ PRESETS = {
 }
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
-RECORDED = (*DEFAULTS, "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
+RECORDED = (*DEFAULTS, "from_", "keep", "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
 
 # What a run that is resumed was begun with, and keeps.
 KEPT = ("preset", "seed", "val_fraction", "batch_size", "encoder", "text_columns", "split",
@@ -61,6 +62,7 @@ class Job(NamedTuple):
     tf32: bool                  # a setting of the process, while it trains
     program: str                # how the user started us
     interactions: Interactions = None
+    kept: Kept = None           # published items, where a run goes on from an older one
 
 
 def prepare(arguments) -> Job:
@@ -95,9 +97,17 @@ def prepare(arguments) -> Job:
         interactions = open_interactions(len(table), table.item_ids, **named)
         settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
-    model = RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
+    if settings.get("keep"):
+        given = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS if name != "learning_rate"}
+        model, kept = prepare_keeping(settings["from_"], settings["keep"], table,
+                                      {name: value for name, value in given.items() if value is not None})
+        settings = {**settings, **{name: model.hyper_parameters[name] for name in MODEL_OPTIONS}}
+        if arguments.learning_rate:
+            kept = kept._replace(learning_rate=arguments.learning_rate)
+    else:
+        kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard}
-    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions)
+    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions, kept)
 
 
 def settle(arguments, recorded, resumed=None) -> dict:
@@ -122,6 +132,10 @@ def settle(arguments, recorded, resumed=None) -> dict:
         raise ValueError(f"--num-embeddings names {len(sizes)} sizes, one a level, and --num-quantizers is "
                          f"{given['num_quantizers']}; leave --num-quantizers out")
     settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
+    if bool(settings.get("from_")) != bool(settings.get("keep")):
+        raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has published")
+    if settings.get("keep") and (preset != "tiger" or settings.get("interactions")):
+        raise ValueError("--keep goes with --preset tiger and without --interactions; leave the other out")
     rules = {
         "epochs": ("0 or more", lambda value: value >= 0),
         "batch_size": ("1 or more", lambda value: value >= 1),
@@ -225,13 +239,23 @@ def train(job, stop):
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
     if job.interactions:
         say(f"and on what {job.interactions.words}")
-    train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
+    noted = {}
+    if job.kept:
+        train_rows, val_rows = split(job.kept, settings["val_fraction"], settings["seed"])
+        noted = {"held_out": val_rows.tolist(), "ancestors": job.kept.ancestors}
+        say(f"Going on from {settings['from_']}; {int((job.kept.codes[:, 0] >= 0).sum()):,} items keep the IDs that "
+            f"{settings['keep']} gives them")
+    else:
+        train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
     where = {"device": job.device, "share": (distributed.rank(), distributed.world_size())}
     train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
     options, closed = {}, settings["preset"] == "closed"
-    if settings["preset"] != "documented":
+    if job.kept:
+        job.model.to(job.device)
+        options = hold(job.model, job.kept, train_loader, settings["epochs"])
+    elif settings["preset"] != "documented":
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"], progress=not distributed.rank())
@@ -256,7 +280,7 @@ def train(job, stop):
             return fit(
                 job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
                 checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-                notes={**settings, **job.items.places, **identity(table)}, **job.how, **options,
+                notes={**settings, **job.items.places, **identity(table), **noted}, **job.how, **options,
             )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name
@@ -270,6 +294,8 @@ def train(job, stop):
 def report(job, history) -> None:
     """What a person wants to know: how good the chosen checkpoint is, and what to run next."""
     best = job.checkpoint_dir / "best.ckpt"
+    if job.kept:
+        say("\n" + name_codes(best, job.kept, job.items.dataset.table, job.device))
     model = RqVae.load_from_checkpoint(best)
     loader = FeatureLoader(job.items.dataset.table, 1024)
     codes = batch_inference(model, loader, job.device)

@@ -28,6 +28,10 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where to write (default: checkpoints)")
     add("--resume", nargs="?", const="", metavar="PATH",
         help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
+    add("--from", dest="from_", metavar="PATH",
+        help="go on from the model of this checkpoint on a catalogue that has grown; needs --keep")
+    add("--keep", metavar="FILE", help="IDs that are published and shall not change: their items, found by item ID (or, where "
+                                       "there are none, the first rows), are held to them while the model learns the others")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
     add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
     add("--tf32", action="store_true", help="on a GPU, multiply float32 matrices in TF32, except for distances: "

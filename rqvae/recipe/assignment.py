@@ -118,6 +118,11 @@ class BalancedAssignment:
         self.steps += last
         return chosen
 
+    def publish(self, positions, codes) -> None:
+        """From here on these items (m,) hold the IDs `codes` (m, L), whatever else is trained."""
+        self.cell[positions] = self._hash(list(codes.T[:-1])) * self.num_codes + codes[:, -1]
+        self.held = self._counted()
+
     def state_dict(self) -> dict:
         """What must survive a restart; `held` is counted again."""
         return {"steps": self.steps, "prices": self.prices, "cell": self.cell}

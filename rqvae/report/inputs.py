@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..ids.files import SemanticIds, item_numbers_beside, load_semantic_ids
 from ..items.batches import FeatureLoader, split_rows
@@ -93,7 +94,12 @@ def trained_and_held_out(extra, table):
     notes = extra.get("notes") or {}
     if not all(name in notes for name in ("val_fraction", "seed", "batch_size")):
         return None
-    train_rows, val_rows = split_rows(len(table), notes["val_fraction"], notes["seed"])
+    if notes.get("held_out") is not None:               # a run that kept published IDs
+        val_rows = torch.tensor(notes["held_out"], dtype=torch.int64)
+        val_rows = val_rows[val_rows < len(table)]
+        train_rows = torch.from_numpy(np.setdiff1d(np.arange(len(table)), val_rows.numpy()))
+    else:
+        train_rows, val_rows = split_rows(len(table), notes["val_fraction"], notes["seed"])
     loader = FeatureLoader(table, notes["batch_size"], shuffle=True, seed=notes["seed"], rows=train_rows)
     # Content, rows and order at once; what else a run does to its batches stands behind it.
     then = str(extra.get("fingerprint")).split(" ")[0]

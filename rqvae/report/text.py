@@ -77,6 +77,13 @@ def resolution_text(resolution, items, cost=None, published=0) -> str:
     return "\n".join(lines)
 
 
+def kept_words(old, new) -> str:
+    """How many published items (N, L) find their published codes (N, L) by themselves."""
+    same = np.asarray(old) == np.asarray(new)
+    return (f"published items that find their ID by themselves: {percent(same.all(axis=1).mean())} of {len(same):,}; "
+            f"their first code: {percent(same[:, 0].mean())}")
+
+
 def prefix_table(codes) -> str:
     """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
     codes = torch.as_tensor(codes).reshape(len(codes), -1)

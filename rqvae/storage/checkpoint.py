@@ -5,6 +5,7 @@ name something to import or to call, or claim much more memory than the file is 
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -128,6 +129,16 @@ def load_checkpoint(path, map_location="cpu") -> dict:
         if isinstance(name, str) and not name.startswith("_")}
     checkpoint["state_dict"] = bare_weights(checkpoint["state_dict"], path)
     return checkpoint
+
+
+def weights_checksum(state_dict) -> str:
+    """32 hex digits that tell these weights from any others, whatever file they are in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(state_dict):
+        values = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def require_training_state(checkpoint, path) -> None:

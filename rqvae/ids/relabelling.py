@@ -1,0 +1,130 @@
+"""Two sets of IDs for the same items -> names for the new codes by which as many items as possible keep their old ones.
+
+Renaming the codes of a level permutes the rows of a codebook: it changes no error, no collision, no neighbour. Level by
+level after arXiv 2604.13273.
+
+Shapes:  N items   L levels   K codes of a level
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..codes import as_codes
+
+EXACT_CODES = 1024          # of a level, up to which the assignment without scipy is optimal; beyond it is nearly so
+_ROUNDS = 100               # of exchanges, which seldom take ten
+
+
+def best_names(old, new, sizes) -> list:
+    """For each level the old name of every new code: L arrays (K,), permutations.
+
+    A level counts the items whose names agree on the levels before it, and all others a little, so that codes which no
+    such item has get the name that serves the most.
+
+    Args:
+        old, new: (N, L) integers, the IDs of the same items.
+        sizes: K of each level.
+    """
+    old, new = as_codes(old, "old"), as_codes(new, "new")
+    agree, names = np.ones(len(old), bool), []
+    for level, size in enumerate(sizes):
+        pairs = new[:, level] * size + old[:, level]
+        together = np.bincount(pairs[agree], minlength=size * size).astype(np.float64)      # (K * K,)
+        if not agree.all():
+            together += np.bincount(pairs, minlength=size * size) / (len(old) + 1)
+        names.append(optimal_assignment(together.reshape(size, size)))
+        agree &= names[-1][new[:, level]] == old[:, level]
+    return names
+
+
+def renamed(codes, names) -> np.ndarray:
+    """(N, L) codes under the names of `best_names`; further columns, such as a suffix, stay as they are."""
+    codes = codes.copy()
+    for level, name in enumerate(names):
+        codes[:, level] = name[codes[:, level]]
+    return codes
+
+
+def optimal_assignment(gains) -> np.ndarray:
+    """The column of each row, (K,), no two alike, by which the sum of `gains` (K, K) is largest.
+
+    With scipy, or up to EXACT_CODES rows, this is the optimum; else it is what exchanges of two rows cannot raise.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        return _shortest_paths(gains) if len(gains) <= EXACT_CODES else _exchanged(gains, _greedy(gains))
+    return linear_sum_assignment(gains, maximize=True)[1].astype(np.int64)
+
+
+def _shortest_paths(gains):
+    """The Hungarian method by shortest augmenting paths (Jonker and Volgenant 1987), a row of numbers at a time."""
+    costs, size = gains.max() - gains, len(gains)
+    rows_price, columns_price = costs.min(axis=1), np.zeros(size)
+    row_of = np.full(size, -1)                                                  # of each column
+    for row in range(size):                                                     # what costs nothing more, at once
+        column = int(costs[row].argmin())
+        if row_of[column] < 0:
+            row_of[column] = row
+    for start in np.setdiff1d(np.arange(size), row_of).tolist():
+        distance = costs[start] - rows_price[start] - columns_price
+        before, done, rest = np.full(size, start), np.zeros(size, bool), distance.copy()
+        while True:
+            column = int(rest.argmin())
+            reached, done[column], rest[column] = distance[column], True, np.inf
+            row = row_of[column]
+            if row < 0:
+                break
+            further = reached + costs[row] - rows_price[row] - columns_price
+            nearer = (further < distance) & ~done
+            distance[nearer] = rest[nearer] = further[nearer]
+            before[nearer] = row
+        settled = np.flatnonzero(done)
+        gap = reached - distance[settled]
+        columns_price[settled] -= gap
+        owners = row_of[settled]
+        rows_price[owners[owners >= 0]] += gap[owners >= 0]
+        rows_price[start] += reached
+        while row != start:                                                     # turn the path round
+            row = before[column]
+            following = int(np.flatnonzero(row_of == row)[0]) if row != start else -1
+            row_of[column] = row
+            column = following
+    found = np.empty(size, np.int64)
+    found[row_of] = np.arange(size)
+    return found
+
+
+def _greedy(gains):
+    """Rows take columns in the order of what they gain, the largest first; the rest as they come."""
+    rows, columns = np.nonzero(gains)
+    order = np.argsort(-gains[rows, columns], kind="stable")
+    found, taken = np.full(len(gains), -1), np.zeros(len(gains), bool)
+    for row, column in zip(rows[order].tolist(), columns[order].tolist()):
+        if found[row] < 0 and not taken[column]:
+            found[row], taken[column] = column, True
+    found[found < 0] = np.flatnonzero(~taken)
+    return found
+
+
+def _exchanged(gains, found):
+    """Exchange the columns of two rows wherever that gains, the best pairs first, until none does."""
+    for _ in range(_ROUNDS):
+        now = gains[np.arange(len(gains)), found]
+        best, partner = np.empty(len(gains)), np.empty(len(gains), np.int64)
+        for begin in range(0, len(gains), 512):
+            rows = np.arange(begin, min(begin + 512, len(gains)))
+            swap = gains[rows][:, found] + gains[:, found[rows]].T - now[rows, None] - now
+            best[rows], partner[rows] = swap.max(axis=1), swap.argmax(axis=1)
+        free = np.ones(len(gains), bool)
+        for row in np.argsort(-best, kind="stable").tolist():
+            other = partner[row]
+            if best[row] <= 1e-12:
+                break
+            if free[row] and free[other]:
+                found[[row, other]] = found[[other, row]]
+                free[[row, other]] = False
+        if free.all():
+            break
+    return found
