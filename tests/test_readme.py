@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -29,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     for name, rows, seed in (("items", 1100, 0), ("new_items", 20, 1)):
         np.save(f"{name}.npy", clustered(rows, width=64, seed=seed).numpy())
     Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(1100)))
+    Path("inter.json").write_text(json.dumps({user: list(range(user, user + 5)) for user in range(300)}))
     Path("new_ids.txt").write_text("\n".join(f"new-{row}" for row in range(20)))
 
 

@@ -84,7 +84,8 @@ QUESTIONS = {
               "Counted by what users took. What they took next is looked for among the ten items whose IDs begin most alike, "
               "beside the ten that are taken most. Codes are those of the most taken items with a third of the events, of "
               "those with the next third, and of the rest that was taken; prefixes those of 1, 2, ... codes: where an item "
-              "stands under none of an item that was taken, a recommender will hardly find it."),
+              "stands under none of an item that was taken, a recommender will hardly find it. The ± of a recommender is 95 % "
+              "over users; two trainings differ by .001 to .003 besides."),
 }
 
 

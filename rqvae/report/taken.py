@@ -9,7 +9,7 @@ import numpy as np
 
 from ..codes import as_codes
 from ..collisions import collision_ranks, id_keys
-from .assessment import Measure
+from .assessment import HEALTHY, Measure
 from .judging import LISTED, half_interval, judge, leave_last_out, popularity, scores
 from .words import percent
 
@@ -29,7 +29,7 @@ def taken_measures(ids, interactions, *, levels=None) -> list:
     share = times[shared].sum() / times.sum()
     found = [Measure("taken", "events whose item shares its ID", percent(share), "0 %",
                      "good" if not share else "poor" if share > 0.05 else "fair",
-                     "give every item an ID of its own; infer.py does, without --unique none" if share else "")]
+                     HEALTHY["shared"].remedy if share else "")]
     pairs = next_items(interactions)
     if len(pairs) > MOST_PAIRS:
         pairs = pairs[np.random.default_rng(0).choice(len(pairs), MOST_PAIRS, replace=False)]

@@ -64,3 +64,10 @@ def test_a_round_dance_is_learned():
     assert judge(ids, split).ndcg.mean() > 0.5             # by chance 0.19
     model, again = (train_recommender(ids, walk[:60], 3, epochs=1) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters()))
+
+
+def test_ids_of_a_single_code_are_judged_too():
+    items = np.arange(30)
+    histories = (items[:, None] + np.arange(4)) % 30
+    found = judge(items[:, None], Split(histories[:, :3], histories[:, :3], histories[:, 3], items))
+    assert found.recall.shape == (30,) and ((0 <= found.recall) & (found.recall <= 1)).all()
