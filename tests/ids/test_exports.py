@@ -311,7 +311,13 @@ def test_readers_of_three_codes_are_warned_of_before_they_merge_items(tmp_path, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export_semantic_ids(FOUR[:, :3], format, tmp_path / "c", num_embeddings=10, item_ids=ids)
+        export_semantic_ids(FOUR[1:, :3], "minionerec-kmeans", tmp_path / "e", num_embeddings=10)
         export_semantic_ids(FOUR, "lcrec", tmp_path / "d", num_embeddings=10)
+
+
+def test_a_fourth_token_of_colliding_items_is_not_read_either(tmp_path):
+    with pytest.warns(UserWarning, match="MiniOneRec numbers colliding items by a fourth token, but reads three: 2 of 4 items"):
+        export_semantic_ids(FOUR[:, :3], "minionerec-kmeans", tmp_path, num_embeddings=10)
 
 
 def test_openonerec_takes_pid_0_for_no_item(tmp_path):

@@ -337,3 +337,15 @@ def test_levels_of_different_sizes(tmp_path, features):
     model, _ = loaded(tmp_path)
     assert_same(model, encoder, codebooks, features, encoder)
     assert model.hyper_parameters["num_embeddings"] == [8, 4, 16]
+
+
+@pytest.mark.parametrize("name, arrays, words", [
+    ("codebooks.npz", {"codebook_0": np.zeros((4000, 500))}, "it would take 16,000,"),
+    ("codebooks.npz", {"codebook_1": np.ones((4, 5))}, "does not hold codebook_0, codebook_1, ... "),
+    ("codebooks.npz", {"codebook_0": np.random.rand(4, 9000)}, "has vectors of 9,000 columns and no encoder"),
+    ("codebooks.npz", {"codebook_0": np.random.rand(4)}, "has not the layers of a tokenizer")])
+def test_codebooks_that_would_take_much_more_than_their_file(tmp_path, name, arrays, words):
+    (tmp_path / "metadata.json").write_text(json.dumps({"type": "RQKMeans"}))
+    np.savez_compressed(tmp_path / name, **arrays)
+    with pytest.raises(CheckpointError, match=words):
+        load_peer(tmp_path)
