@@ -49,8 +49,8 @@ def beam_search(step, trie: CodeTrie, beams: int = 20, *, users: int = 1, reorde
     for size in trie.sizes:
         logits = step(codes)
         if logits.dim() != 2 or len(logits) != len(codes) or logits.shape[1] < size:
-            raise ValueError(f"step gave logits of shape {tuple(logits.shape)} for level {codes.shape[1] + 1}; expected "
-                             f"({len(codes)}, {size}), or wider")
+            raise ValueError(f"step gave logits of shape {tuple(logits.shape)} for level {codes.shape[1] + 1}; "
+                             f"expected ({len(codes)}, {size}), or wider")
         following, children = trie.children(states)                             # (U * b, W)
         there = children != NO_STATE
         following = torch.where(there, following, 0)

@@ -31,7 +31,8 @@ def check_program(path) -> Path:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} has the suffix {path.suffix!r}; a tokenizer is exported as .onnx, or as .pt2 for torch")
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; a tokenizer is exported as .onnx, or for torch "
+                         "as .pt2")
     if path.suffix == ".onnx":
         _onnx()
     return path
@@ -133,10 +134,12 @@ def _add_latents(graph, features, model) -> str:
         else:
             latents = _ACTIVATIONS[type(layer)](graph, latents)
     if model.encoder.linear is not None:
-        latents = graph.add("Add", latents, graph.add("MatMul", features, graph.constant(model.encoder.linear.weight.T)))
+        linear = graph.constant(model.encoder.linear.weight.T)
+        latents = graph.add("Add", latents, graph.add("MatMul", features, linear))
     if model.latent_norm:
         width = model.quantizer.embedding_dim
-        latents = graph.add("LayerNormalization", latents, graph.constant(np.ones(width)), graph.constant(np.zeros(width)))
+        ones, zeros = graph.constant(np.ones(width)), graph.constant(np.zeros(width))
+        latents = graph.add("LayerNormalization", latents, ones, zeros)
     return latents
 
 

@@ -47,7 +47,7 @@ class CodeTrie:
         if codes.size >= 2 ** 31 or self.width >= 2 ** 31:
             raise ValueError(f"{len(codes):,} IDs of {codes.shape[1]} codes below {self.width:,} do not fit 32-bit "
                              "numbers; split the items into several trees")
-        order = torch.from_numpy(id_keys(codes)).argsort().numpy()      # (N,) rows by ID; numpy's takes three times as long
+        order = torch.from_numpy(id_keys(codes)).argsort().numpy()      # (N,) rows by ID; numpy takes three times as long
         keys, first, leaf_starts = _levels(codes, order, self.width)
         places = np.empty(len(codes), np.int32)
         places[order] = np.arange(len(codes), dtype=np.int32)
@@ -59,13 +59,15 @@ class CodeTrie:
         self._places = _int32(places, device)                   # (N,) its inverse
         self._masks = self._first_masks()                       # (first states + 1, K + 1) bool
         self._left_out = []                                     # rows that nobody shall get, a list for each user
-        self._gone = None                                       # the keys of states that go with them, sorted, user by user
+        self._gone = None                                       # sorted keys of the states that go with them
 
     def _first_masks(self):
         """The masks of the states before the first level whose masks would take more room than the tree."""
         room, states, level_ends = max(2 ** 22, 32 * len(self)) // (self.width + 1), 0, 1
         while level_ends <= min(room, self._inner):
             states, level_ends = level_ends, int(self._first[level_ends])
+        if not states:
+            return torch.zeros(0, 0, dtype=torch.bool, device=self.device)
         following = self._keys[1:int(self._first[states])]
         masks = torch.zeros(states + 1, self.width + 1, dtype=torch.bool, device=self.device)
         masks[following // self.width, following % self.width] = True
@@ -241,7 +243,7 @@ class CodeTrie:
 
 def _side_by_side(begin, count):
     """begin, begin + 1, ... as many as `count` says: (B,) -> (B, W) positions, and which of them are meant."""
-    steps = torch.arange(int(count.max()) if len(count) else 0, device=begin.device)
+    steps = torch.arange(max(1, int(count.max())) if len(count) else 1, device=begin.device)
     there = steps < count[:, None]
     return torch.where(there, begin[:, None] + steps, 0), there
 

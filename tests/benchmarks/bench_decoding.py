@@ -1,6 +1,6 @@
-"""What it costs to hold beams to items: milliseconds of a step, bytes and seconds of the index; and one item's codes from ONNX.
+"""What it costs to hold beams to items: milliseconds of a step, bytes and seconds of the index; and one item's codes.
 
-    python tests/benchmarks/bench_decoding.py [--items 3700 1000000 10000000] [--beams 20 50] [--ckpt checkpoints/best.ckpt]
+    python tests/benchmarks/bench_decoding.py [--items 3700 1000000 10000000] [--beams 20 50] [--ckpt PATH]
 
 A step takes B beams' logits (B, 256), makes -inf of what no item goes on with, and follows the codes chosen. Each way
 walks the same IDs, in turn with the others; CPU milliseconds, the median over `--rounds` walks. `rectokens` where it is
@@ -113,7 +113,8 @@ class Rectokens:
                 node = following[torch.arange(len(ids)), (codes == ids[:, level, None]).int().argmax(1)]
 
 
-WAYS = {"next_codes": Old, "CodeTrie": New, "CodeTrie, 1000 left out": NewWithout, "nested dicts": Dicts, "rectokens": Rectokens}
+WAYS = {"next_codes": Old, "CodeTrie": New, "CodeTrie, 1000 left out": NewWithout, "nested dicts": Dicts,
+        "rectokens": Rectokens}
 
 
 def compare(items, beams, rounds):

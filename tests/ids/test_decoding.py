@@ -69,7 +69,16 @@ def test_a_decoder_that_keeps_a_state_is_told_whence_its_rows_come():
         kept["prefixes"] = [kept["prefixes"][row] for row in parents.tolist()]
 
     wanted = beam_search(plain, CodeTrie(codes, 5), 4, users=2)
-    assert all(torch.equal(*pair) for pair in zip(beam_search(step, CodeTrie(codes, 5), 4, users=2, reorder=reorder), wanted))
+    found = beam_search(step, CodeTrie(codes, 5), 4, users=2, reorder=reorder)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted))
+
+
+def test_with_everything_left_out_there_is_nothing_to_find():
+    codes = np.random.default_rng(0).integers(0, 5, (60, 3))
+    step, _ = decoder(2, 5)
+    found = beam_search(step, CodeTrie(codes, 5).without(range(60), [3]), 4, users=2)
+    assert (found.codes[0] == -1).all() and (found.scores[0] == float("-inf")).all() and (found.states[0] == -1).all()
+    assert (found.codes[1] >= 0).all()
 
 
 def test_what_is_no_beam_search_is_refused():
@@ -92,7 +101,8 @@ def test_generate_gives_items_and_only_those_allowed(kind, way):
     codes = np.unique(np.random.default_rng(0).integers(0, 8, (40, 3)), axis=0)
     sold_out = [0, 5, 6]
     trie = CodeTrie(codes, 8).without(sold_out)
-    batch = tokenizer(["a user took <a_1><b_2><c_3>", "took then <a_7><b_0><c_0> a user"], return_tensors="pt", padding=True)
+    prompts = ["a user took <a_1><b_2><c_3>", "took then <a_7><b_0><c_0> a user"]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
     batch.pop("token_type_ids", None)
     start = 1 if kind == "t5" else batch["input_ids"].shape[1]
     constraint = IdConstraint(trie, tokens, start, end=tokenizer.eos_token_id)
@@ -133,9 +143,21 @@ def test_items_left_out_for_one_user_stay_there_for_the_other():
     prompt = tokenizer(["a user took", "a user took"], return_tensors="pt")["input_ids"]
     constraint = IdConstraint(trie, tokens, 3)
     out = model.generate(prompt, num_beams=4, num_return_sequences=4, max_new_tokens=3, logits_processor=[constraint])
-    assert [{row[0] for row in tokens.decode(rows[:, 3:]).tolist()} for rows in out.split(4)] == [{4, 5, 6, 7}, {0, 1, 2, 3}]
+    found = [{row[0] for row in tokens.decode(rows[:, 3:]).tolist()} for rows in out.split(4)]
+    assert found == [{4, 5, 6, 7}, {0, 1, 2, 3}]
     with pytest.raises(ValueError, match="sees one beam at a time and cannot tell users apart"):
         constraint.prefix_allowed_tokens_fn(0, prompt[0])
+
+
+def test_sampled_ids_are_items_too():
+    tokenizer, model = language_model("gpt2")
+    tokens = add_id_tokens(tokenizer, model, codebooks())
+    codes = np.unique(np.random.default_rng(2).integers(0, 8, (20, 3)), axis=0)
+    prompt = tokenizer("a user took", return_tensors="pt")["input_ids"]
+    out = model.generate(prompt, do_sample=True, num_return_sequences=50, max_new_tokens=3,
+                         logits_processor=[IdConstraint(CodeTrie(codes, 8), tokens, 3)])
+    found = set(map(tuple, tokens.decode(out[:, 3:]).tolist()))
+    assert len(found) > 5 and found <= set(map(tuple, codes.tolist()))
 
 
 def test_what_does_not_fit_is_said():

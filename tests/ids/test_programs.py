@@ -134,7 +134,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "semantic_ids.json").exists()
     for argv, message in (
             (["--export", "out/tokenizer.onnx"], "out/tokenizer.onnx exists; replace it by --overwrite"),
-            (["--export", "tokenizer.tflite"], "has the suffix '.tflite'; a tokenizer is exported as .onnx, or as .pt2"),
+            (["--export", "tokenizer.tflite"], "has the suffix '.tflite'; a tokenizer is exported as .onnx"),
             (["--export", "a.onnx", "--shard", "1/2"], "--export does not go with --shard")):
         assert infer.main(["--ckpt", *argv]) == 2
         assert message in capsys.readouterr().err

@@ -115,6 +115,13 @@ def test_sizes_beyond_2_63_ids_and_a_level_of_its_own_for_suffixes():
     assert [rows.tolist() for rows in trie.rows_of(trie.states(codes))] == [[row] for row in range(300)]
 
 
+def test_codes_as_large_as_hashes_take_no_room_of_their_own():
+    trie = CodeTrie([[2 ** 30, 5], [7, 2 ** 29]])
+    assert trie.nbytes < 1000
+    assert [codes[there >= 0].tolist() for codes, there in zip(*trie.children(trie.states([[7], [2 ** 30], [5]])))] == [
+        [2 ** 29], [5], []]
+
+
 def test_it_takes_few_bytes_an_id():
     codes = np.random.default_rng(0).integers(0, 256, (300_000, 4))
     assert CodeTrie(codes, 256).nbytes < 100 * len(codes)
