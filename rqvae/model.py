@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .functional import draw_in, draw_out, row_lengths
 from .networks import Decoder, Encoder, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
-from .storage import checkpoint, peers
+from .storage import checkpoint, hub, peers
 
 UNBOUNDED = torch.finfo(torch.float32).max
 
@@ -284,7 +284,7 @@ class RqVae(nn.Module):
                             map_location, strict, hyper_parameter_overrides)
 
     def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None) -> None:
-        """Write `config.json` and the weights into `folder`, created if missing.
+        """Write `config.json`, the weights and, unless there is one, a `README.md` into `folder`, created if missing.
 
         Args:
             folder: where to.
@@ -294,13 +294,19 @@ class RqVae(nn.Module):
         from . import __version__
         config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters}
         checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization)
+        hub.write_card(folder, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, **hyper_parameter_overrides: Any) -> RqVae:
         """The model that `save_pretrained` wrote, in eval mode, on the CPU, loaded strictly.
 
+        Args:
+            folder: the folder; or a name on the Hugging Face hub, `owner/model`, which needs huggingface_hub.
+            **hyper_parameter_overrides: as in `load_from_checkpoint`.
+
         Raises: as `load_from_checkpoint`.
         """
+        folder = hub.local_folder(folder)
         config, state_dict = checkpoint.load_folder(folder)
         return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
 

@@ -7,6 +7,7 @@ Knows no models, and needs no torch. Exit codes: 0 done, 1 failed while running,
 import argparse
 import contextlib
 import difflib
+import io
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ import traceback
 import warnings
 
 from .. import __version__
+from .config import options_of
 from ..storage.words import shown, shown_lines
 
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
@@ -36,9 +38,20 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(prog=command(program, verb), allow_abbrev=False, **settings)
         self.set_defaults(program=program)
         self.add_argument("--version", action="version", version=f"rqvae {__version__}")
+        self.add_argument("--config", metavar="FILE", help="take options from a .json or .toml, such as {\"epochs\": 20}, or "
+                                                           "those of a run from its .ckpt; what is typed comes before")
+        self.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse_args(self, args=None, namespace=None):
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--config", nargs="?")
+        config = first.parse_known_args(args)[0].config
+        if config:
+            try:
+                self.set_defaults(**options_of(config, {action.dest: action for action in self._actions}))
+            except (ValueError, OSError) as error:
+                self.error(str(error))
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -76,7 +89,8 @@ def run_command(parser, load, argv) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as exit_:
         return exit_.code or 0
-    with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable(), \
+            contextlib.redirect_stdout(io.StringIO() if arguments.quiet else sys.stdout):
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
         warnings.simplefilter("always", UserWarning)
         try:

@@ -106,7 +106,8 @@ def prepare(arguments) -> Job:
             kept = kept._replace(learning_rate=arguments.learning_rate)
     else:
         kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
-    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard}
+    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard,
+           "progress": not arguments.quiet}
     return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions, kept)
 
 

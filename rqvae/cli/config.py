@@ -1,0 +1,89 @@
+"""Options from a file: JSON or TOML written by hand, or a checkpoint, whose run recorded its own. Needs no torch itself."""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+
+# What a recorded run does not hand on: a file is not believed where it leads to code or a download.
+NOT_HANDED_ON = ("encoder",)
+
+
+def options_of(path, actions) -> dict:
+    """The options that a file sets: dest -> value.
+
+    Args:
+        path: .json, .toml, or the .ckpt of a run.
+        actions: of the parser, by dest.
+
+    Raises:
+        ValueError: another kind of file, an option that there is not, a value of another kind.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--config is {path}, which is not a file")
+    if path.suffix == ".ckpt":
+        recorded = _recorded(path)
+        return {name: _listed(value, actions[name]) for name, value in recorded.items()
+                if name in actions and name not in NOT_HANDED_ON and value is not None}
+    found = {str(name).replace("-", "_"): value for name, value in _read(path).items()}
+    found = {name: _listed(value, actions.get(name)) for name, value in found.items()}
+    for name, value in found.items():
+        if name not in actions or name in ("help", "version", "config"):
+            near = difflib.get_close_matches(name, actions, n=1, cutoff=0.5)
+            raise ValueError(f"{path} sets {name}, which is no option" + (f"; did you mean {near[0]}?" if near else ""))
+        wrong = _wrong(value, actions[name])
+        if wrong:
+            raise ValueError(f"{path} sets {name} to {value!r}; it must be {wrong}")
+    return found
+
+
+def _listed(value, action):
+    """One value where several may stand."""
+    return [value] if action is not None and action.nargs == "+" and not isinstance(value, list) else value
+
+
+def _read(path):
+    if path.suffix not in (".json", ".toml"):
+        raise ValueError(f"--config is {path}; its suffix must be .json, .toml, or .ckpt for the options of a run")
+    try:
+        if path.suffix == ".json":
+            found = json.loads(path.read_text("utf-8"))
+        elif sys.version_info >= (3, 11):
+            import tomllib
+            found = tomllib.loads(path.read_text("utf-8"))
+        else:
+            raise ValueError(f"{path}: TOML needs Python 3.11; write it as .json")
+    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix} ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{path} holds a {type(found).__name__}; expected options such as {{"epochs": 20}}')
+    return found
+
+
+def _recorded(path):
+    from .threads import settle_threads
+    settle_threads()
+    from ..storage.checkpoint import load_checkpoint
+    loaded = load_checkpoint(path)
+    return {**loaded["hyper_parameters"], **((loaded.get("rqvae") or {}).get("notes") or {})}
+
+
+def _wrong(value, action):
+    """What a value must be where it is something else; "" where it is right."""
+    if action.nargs == 0:
+        return "" if isinstance(value, bool) else "true or false"
+    if action.nargs == "+":
+        if not value:
+            return "a list of at least one"
+        return next(filter(None, (_wrong_one(each, action) for each in value)), "")
+    return _wrong_one(value, action)
+
+
+def _wrong_one(value, action):
+    if action.choices is not None and value not in action.choices:
+        return "one of " + ", ".join(map(str, action.choices))
+    kinds = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
+    kind, words = kinds.get(action.type, ((str,), "text"))
+    return "" if isinstance(value, kind) and not isinstance(value, bool) else words
