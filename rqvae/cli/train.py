@@ -95,7 +95,7 @@ def prepare(arguments) -> Job:
     if settings["preset"] != "documented":
         named = {name: settings.get(name) for name in (*INTERACTIONS, "p5", "split")}
         interactions = open_interactions(len(table), table.item_ids, **named)
-        settings = {**by_rule(table, settings), **settings}
+        settings = {**by_rule(table, settings, interactions), **settings}
     torch.manual_seed(settings["seed"])
     if settings.get("keep"):
         given = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS if name != "learning_rate"}
@@ -173,12 +173,13 @@ def words(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def by_rule(table, settings) -> dict:
+def by_rule(table, settings, interactions) -> dict:
     """What the recipe derives from the size of the catalogue."""
     rows, width = table.shape
     trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
     fine = settings["preset"] in ("fine", "closed")
-    return {"epochs": recipe.epochs(trained_on, fine=fine), "batch_size": recipe.batch_size(trained_on),
+    return {"epochs": recipe.epochs(trained_on, fine=fine, interactions=interactions),
+            "batch_size": recipe.batch_size(trained_on),
             "latent_dim": recipe.model_options(width)["latent_dim"]}
 
 
@@ -269,7 +270,8 @@ def train(job, stop):
         steps = settings["epochs"] * len(train_loader)
         # A closed catalogue knows less of new items with every epoch, and interactions move items away from them.
         to_the_end = closed or job.interactions is not None
-        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
+        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed,
+                                                             interactions=job.interactions),
                    "monitor": "last" if to_the_end else "val_recon_loss"}
         if settings["epochs"]:
             train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"],

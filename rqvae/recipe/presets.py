@@ -11,7 +11,7 @@ import torch
 from ..inference import features_of
 from ..items.batches import FeatureLoader, sample_rows
 from .assignment import BalancedAssignment
-from .behaviour import Targets, check_size, epochs_with_targets
+from .behaviour import DECODER_EPOCHS, Targets, check_size, epochs_with_targets
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 
@@ -34,6 +34,7 @@ WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and 
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
+DECODER_RATE = 0.25             # of the learning rate, with which the decoder begins its epochs alone
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-4    # attainable error below which steps get shorter, in proportion; but not below this
@@ -51,21 +52,24 @@ def batch_size(num_items: int) -> int:
     return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
 
 
-def epochs(num_items: int, *, fine: bool = False) -> int:
+def epochs(num_items: int, *, fine: bool = False, interactions=None) -> int:
     """10, and fewer from 170,000 items on. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as num_items to
-    the 0.4: 36 epochs for 20,000 items."""
+    the 0.4: 36 epochs for 20,000 items. With interactions a fifth more, for the decoder alone."""
     wanted = max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
-    return wanted if fine else min(wanted, 10)
+    wanted = wanted if fine else min(wanted, 10)
+    return wanted if interactions is None else round(wanted / (1 - DECODER_EPOCHS))
 
 
-def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> dict:
+def configure_optimizers(model, total_steps: int, *, closed: bool = False, interactions=None) -> dict:
     """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
 
     Args:
         model: an `RqVae`.
         total_steps: batches of the whole training.
         closed: fit a catalogue that no item will ever join, at the expense of new items.
+        interactions: as in `training`; the cosine then ends where the decoder goes on alone, which has one of its own.
     """
+    alone = 0 if interactions is None else round(DECODER_EPOCHS * total_steps)
     weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
     perceptrons = [*model.encoder.layers.parameters(), *model.decoder.layers.parameters()]
     decayed = set(perceptrons)
@@ -74,10 +78,14 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False) -> di
         [{"params": perceptrons, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=model.learning_rate)
 
+    def cosine(done):
+        return 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
     def share(step):
-        done = min(step / max(total_steps, 1), 1.0)
-        cosine = 0.5 * (1 + math.cos(math.pi * max(0.0, done - WARM_UP) / (1 - WARM_UP)))
-        return max(min(1.0, done / WARM_UP) * cosine, 1e-3)
+        if alone and step >= total_steps - alone:
+            return max(DECODER_RATE * cosine((step - total_steps + alone) / alone), 1e-3)
+        done = min(step / max(total_steps - alone, 1), 1.0)
+        return max(min(1.0, done / WARM_UP) * cosine((done - WARM_UP) / (1 - WARM_UP)), 1e-3)
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

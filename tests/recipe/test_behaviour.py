@@ -115,3 +115,17 @@ def test_the_fingerprint_tells_interactions_apart():
     found = [recipe.training(model, loader, 2, interactions=users).fingerprint()
              for users in (None, interactions(*lists), interactions(*lists), interactions(*lists[1:]))]
     assert found[1] == found[2] and len(set(found)) == 3
+
+
+def test_the_decoder_alone_has_a_cosine_of_its_own():
+    users = interactions([0, 1])
+    assert recipe.epochs(1000) == 10 and recipe.epochs(1000, interactions=users) == 12
+    assert recipe.epochs(1000, fine=True, interactions=users) == 120 and behaviour.epochs_with_targets(120) == 100
+    configured = recipe.configure_optimizers(RqVae(5, **{**SMALL, "learning_rate": 1.0}), 1200, interactions=users)
+    rates = []
+    for _ in range(1201):
+        rates.append(configured["optimizer"].param_groups[0]["lr"])
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+    assert rates[50] == pytest.approx(1) and rates[525] == pytest.approx(0.5) and rates[999] < 0.01
+    assert rates[1000] == pytest.approx(0.25) and rates[1100] == pytest.approx(0.125) and rates[1200] == pytest.approx(1e-3)
