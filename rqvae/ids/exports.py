@@ -218,7 +218,7 @@ def _openonerec(items, place):
 
 
 def _torcheasyrec(items, place):
-    item_ids = items.item_ids or [str(row) for row in range(len(items.codes))]
+    item_ids = items.item_ids or list(range(len(items.codes)))
     offsets, kind = level_offsets(items.sizes, len(items.sizes)), _column_kind(item_ids)
     keys = id_keys(items.codes)
     order = np.argsort(keys, kind="stable")

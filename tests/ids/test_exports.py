@@ -175,7 +175,7 @@ def test_parquet_is_the_same_however_many_rows_are_written_at_once(tmp_path, mon
         tables.append([parquet.read_table(path).to_pydict() for path in paths])
     assert tables[0] == tables[1]
     groups = dict(zip(map(tuple, tables[0][1]["codebook"]), tables[0][1]["itemids"]))
-    assert all(str(row) in groups[tuple(item)] for row, item in enumerate(codes.tolist()))
+    assert all(row in groups[tuple(item)] for row, item in enumerate(codes.tolist()))
     assert sum(map(len, groups.values())) == 100
 
 
