@@ -13,12 +13,12 @@ from ..codes import level_sizes
 from ..collisions import collision_report
 from ..evaluation import code_statistics
 from ..ids.files import save_semantic_ids
-from ..ids.programs import export_program
 from ..ids.publishing import labels_beside, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards
 from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
+from ..programs import export_program
 from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture

@@ -15,11 +15,11 @@ from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, check_labels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
-from ..ids.programs import check_program
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..items.interactions import Interactions
 from ..model import RqVae
+from ..programs import check_program
 from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)

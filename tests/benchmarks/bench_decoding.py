@@ -24,7 +24,7 @@ import torch
 
 from rqvae import RqVae, recipe
 from rqvae.ids.lookup import SemanticIdIndex
-from rqvae.ids.programs import export_program
+from rqvae.programs import export_program
 from rqvae.ids.trie import CodeTrie
 
 K = 256

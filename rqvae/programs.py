@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import __version__, functional
-from ..inference import evaluating
-from ..storage.files import write_atomically
+from . import __version__, functional
+from .inference import evaluating
+from .storage.files import write_atomically
 
 SUFFIXES = (".onnx", ".pt2")
 _OPSET, _IR_VERSION = 18, 8             # of 2022: what runs models reads them

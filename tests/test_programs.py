@@ -11,7 +11,7 @@ import torch
 import infer
 import train
 from rqvae import RqVae, batch_inference
-from rqvae.ids.programs import export_program
+from rqvae.programs import export_program
 from samples import TINY, clustered, loader
 
 KINDS = [
