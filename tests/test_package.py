@@ -295,3 +295,9 @@ def test_every_public_signature_is_annotated():
             for parameter in inspect.signature(function).parameters.values():
                 assert parameter.name in ("self", "cls") or parameter.annotation is not parameter.empty, \
                     f"{function.__qualname__}: {parameter.name}"
+
+
+def test_the_api_page_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    for name in rqvae.__all__:
+        assert name.startswith("__") or f"**`{name}(" in page, name

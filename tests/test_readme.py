@@ -14,6 +14,7 @@ import torch
 import infer
 import train
 from rqvae.cli import infer_options, train_options
+from rqvae.items.catalogue import Catalogue
 from samples import clustered, language_model
 
 ROOT = Path(__file__).parents[1]
@@ -26,38 +27,43 @@ def blocks(page, language):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """An empty folder, as a clone is for what the page writes, and a catalogue that trains in no time."""
     monkeypatch.chdir(tmp_path)
-    for name, rows, seed in (("items", 1100, 0), ("new_items", 20, 1)):
-        np.save(f"{name}.npy", clustered(rows, width=64, seed=seed).numpy())
-    Path("ids.txt").write_text("\n".join(f"item-{row}" for row in range(1100)))
-    Path("inter.json").write_text(json.dumps({user: list(range(user, user + 5)) for user in range(300)}))
-    Path("new_ids.txt").write_text("\n".join(f"new-{row}" for row in range(20)))
+    small = Catalogue(clustered(1600, width=256), [f"item.{row}" for row in range(1600)], ["words"] * 1600)
+    for place in ("rqvae.items.catalogue", "rqvae.cli.sources"):
+        monkeypatch.setattr(f"{place}.load_stdlib_docs", lambda: small)
+
+
+def commands_of(line):
+    """The runs of train.py and infer.py in a line, those under torchrun as of one process."""
+    for part in line.split("#")[0].split("&&"):
+        found = re.match(r"\s*(?:(?:\.venv/bin/)?python|torchrun .*?) ((?:train|infer)\.py)(.*)", part)
+        if found:
+            yield found[1], shlex.split(found[2])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_run_in_their_order(page, folder):
-    scripts = {"train.py": train.main, "infer.py": infer.main}
-    commands = [shlex.split(line, comments=True) for block in blocks(page, "sh") for line in block.splitlines()
-                if line.startswith("python ")]
-    assert len(commands) > 8
-    for _, script, *argv in commands:
-        if script == "train.py":            # as it stands, but not for a hundred epochs
-            argv += ["--epochs", "2" if "--resume" not in argv else "3"]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
-            code = scripts[script](argv)
-        assert code == 0, f"{script} {shlex.join(argv)}: {err.getvalue()}"
-    assert len(np.load("parts.npy")) == 1100
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_python_examples_run(page, folder):
-    for block in blocks(page, "python"):
-        if "from transformers" in block:
-            for part in language_model():
-                part.save_pretrained("language_model")
-        torch.manual_seed(0)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            exec(compile(block, page.name, "exec"), {})
+def test_the_page_runs_from_top_to_bottom_in_one_folder(page, folder):
+    scripts, count = {"train.py": train.main, "infer.py": infer.main}, 0
+    for language, block in re.findall(r"```(sh|python)\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            if language == "python":
+                if "from transformers" in block:
+                    for part in language_model():
+                        part.save_pretrained("language_model")
+                torch.manual_seed(0)
+                exec(compile(block, page.name, "exec"), {})
+                continue
+            for script, argv in (command for line in block.splitlines() for command in commands_of(line)):
+                if script == "train.py":            # as it stands, but not for so long
+                    argv += ["--epochs", "2" if "--resume" in argv else "1"]
+                assert scripts[script](argv) == 0, f"{script} {shlex.join(argv)}: {said.getvalue()}"
+                count += 1
+    assert count > 12 and len(np.load("parts.npy")) == 1600
+    published, together = (json.loads(Path(f"mine/{name}.json").read_text("utf-8")) for name in ("ids", "all_ids"))
+    assert list(together.items())[:1100] == list(published.items()) and len(together) == 1600
+    assert Path("mine/report.html").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -74,9 +80,9 @@ def test_the_files_that_are_linked_exist(page):
         assert (ROOT / target).exists(), target
 
 
-def test_the_first_two_commands_set_up_all_they_need():
-    first, second = blocks(ROOT / "README.md", "sh")[:2]
-    for command in (first, second):
-        assert command.count("\n") == 1
-        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && ")
-    assert "train.py" in first and "infer.py --ckpt" in first and "pytest" in second
+def test_the_first_commands_set_up_all_they_need():
+    venv = "python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && "
+    first, *others = blocks(ROOT / "README.md", "sh")
+    assert first.count("\n") == 1 and first.startswith(venv) and "train.py" in first and "infer.py --ckpt" in first
+    assert [line for block in others for line in block.splitlines() if line.startswith("python3 -m venv") and "pytest" in line
+            ] == [venv + ".venv/bin/python -m pytest"]
