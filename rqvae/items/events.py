@@ -114,7 +114,9 @@ def _parquet(path, columns):
             for batch in file.iter_batches(_AT_ONCE, columns=wanted):
                 users, items = (_texts(path, batch.column(found[kind]), found[kind]) for kind in ("user", "item"))
                 yield users, items, [] if found["time"] is None else _times(path, batch.column(found["time"]))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):       # of the disk; pyarrow raises one without a number for damage, too
+            raise
         raise ValueError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); save it again") from None
 
 

@@ -160,14 +160,31 @@ class _Names:
         return as_rows, named
 
 
-def _read_pairs(path, names):
-    """Two events for each of the pairs (P, 2): the lengths (P,), all 2."""
+def read_pairs(path) -> np.ndarray:
+    """(P, 2) integers of a .npy: row numbers of items that go together.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: there is no such file.
+        ValueError: another content.
+    """
+    path = Path(path)
+    require_file(path)
     header = npy_file_header(path)
     if len(header.shape) != 2 or header.shape[1] != 2 or not header.shape[0] or header.descr[1:2] not in ("i", "u"):
         raise ValueError(f"{path} holds {header.descr or 'records'} of shape {header.shape}; expected integers of shape "
-                         "(pairs, 2), row numbers of items that a user took one after the other")
-    require_size(path, path.stat().st_size, header.size + math.prod(header.shape) * np.dtype(header.descr).itemsize)
-    pairs = np.load(path, allow_pickle=False).reshape(-1)
+                         "(pairs, 2), row numbers of items that go together")
+    try:                                # not np.load, which reads the header as Python and trips over damaged ones
+        width = np.dtype(header.descr).itemsize
+        require_size(path, path.stat().st_size, header.size + math.prod(header.shape) * width)
+        pairs = np.fromfile(path, header.descr, math.prod(header.shape), offset=header.size)
+    except (TypeError, SystemError) as error:       # bad widths
+        raise ValueError(f"{path} holds damaged pairs ({error}); save them again") from None
+    return pairs.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _read_pairs(path, names):
+    """Two events for each of the pairs (P, 2): the lengths (P,), all 2."""
+    pairs = read_pairs(path).reshape(-1)
     names.first, names.row_of = int(pairs[0]), None
     names.by_number = np.where((pairs >= 0) & (pairs < names.count), pairs, -1).astype(np.int32)
     return np.full(len(pairs) // 2, 2)

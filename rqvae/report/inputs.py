@@ -6,7 +6,6 @@ Shapes:  N items   L levels   P pairs
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ import torch
 
 from ..ids.files import SemanticIds, item_numbers_beside, load_semantic_ids
 from ..items.batches import FeatureLoader, split_rows
-from ..items.readers import npy_file_header, require_file, require_size
+from ..items.interactions import read_pairs
+from ..items.readers import require_file
 from ..storage.files import describe_content
 from ..storage.item_ids import in_row_order, like_row_numbers, rows_by_text
 
@@ -114,14 +114,7 @@ def load_pairs(path, num_rows) -> np.ndarray:
         FileNotFoundError, IsADirectoryError: there is no such file.
         ValueError: another content.
     """
-    path = Path(path)
-    require_file(path)
-    header = npy_file_header(path)
-    if len(header.shape) != 2 or header.shape[1] != 2 or not header.shape[0] or header.descr[1:2] not in ("i", "u"):
-        raise ValueError(f"{path} holds {header.descr or 'records'} of shape {header.shape}; expected integers of shape "
-                         "(pairs, 2), row numbers of items that go together")
-    require_size(path, path.stat().st_size, header.size + math.prod(header.shape) * np.dtype(header.descr).itemsize)
-    pairs = np.load(path, allow_pickle=False).astype(np.int64)
+    pairs = read_pairs(path).astype(np.int64)
     if pairs.min() < 0 or pairs.max() >= num_rows:
         raise ValueError(f"{path} names the rows {pairs.min()} to {pairs.max()}, but there are rows 0 to {num_rows - 1}")
     return pairs

@@ -77,6 +77,22 @@ def test_pairs_are_users_of_two_items(tmp_path):
     assert lists(found) == [[0, 1], [4, 2], [3]] and "1 repeats in a row" in found.words
 
 
+def test_damaged_headers_and_columns_of_pairs_are_no_trap(tmp_path):
+    path = tmp_path / "pairs.npy"
+    np.save(path, np.asfortranarray([[0, 1], [4, 2], [3, 1]]))
+    assert lists(read_interactions(path, 5)) == [[0, 1], [4, 2], [3, 1]]
+    whole = path.read_bytes()
+    at = whole.index(b"}") + 1
+    path.write_bytes(whole[:at] + "ó\x89[".encode("latin-1") + whole[at + 3:])         # numpy itself raises a TokenError
+    try:
+        assert lists(read_interactions(path, 5)) == [[0, 1], [4, 2], [3, 1]]
+    except ValueError:
+        pass
+    path.write_bytes(whole.replace(b"<i8", b"<i3"))
+    with pytest.raises(ValueError, match="damaged pairs"):
+        read_interactions(path, 5)
+
+
 def test_strangers_repeats_and_endless_lists_are_left_out_and_said(tmp_path):
     path = tmp_path / "taken.jsonl"
     path.write_text("\n".join(map(json.dumps, [[1, 99, 1, 2, 2], [98], [], list(range(6)) * 3, [0, "x"]])))
@@ -119,6 +135,16 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=words):
         read_interactions(tmp_path / name, 6)
+
+
+def test_a_damaged_parquet_is_named(tmp_path):
+    path = write(tmp_path / "taken.parquet", LISTS)
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little")
+    for damaged in (whole[:-9], whole[:-8 - footer] + b"\xff" * footer + whole[-8:], b"PAR1" + bytes(50)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="taken.parquet cannot be read as Parquet .*save it again"):
+            read_interactions(path, 6)
 
 
 def test_columns_of_a_file_that_has_none_are_refused(tmp_path):
