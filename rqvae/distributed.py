@@ -102,6 +102,32 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def launch():
+    """What the processes of one call of `torchrun` have in common, those that it starts again included; None alone."""
+    if launched_world() < 2 and not restarted():
+        return None
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid() if one_machine else os.environ.get('MASTER_ADDR')}"
+
+
+def require_same(checksum: str, what: str) -> None:
+    """Refuse processes that do not see the same, before they work on it together.
+
+    Raises:
+        ValueError: another process has another checksum; all of them raise it.
+    """
+    if not _group:
+        return
+    digits = torch.tensor(list(checksum.encode()), dtype=torch.int64)
+    device = "cuda" if _group.get_backend() == "nccl" else "cpu"
+    everyones = [torch.empty_like(digits, device=device) for _ in range(world_size())]
+    _group.all_gather(everyones, digits.to(device))
+    others = [number for number, other in enumerate(everyones) if not torch.equal(other, everyones[0])]
+    if others:
+        raise ValueError(f"{what} are not the same for all processes: those of process {others[0]} differ from those of "
+                         "process 0; give every machine the same file")
+
+
 def gather(rows: torch.Tensor) -> torch.Tensor:
     """Everyone's rows in the order of the whole batch, undoing the turns: (b, ...) -> (B, ...), without gradient."""
     if not _group:

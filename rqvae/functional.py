@@ -11,6 +11,7 @@ import torch
 MANY_CODES = 1024           # with more, chunks are smaller, and k-means draws many seeds at once and balances no large tables
 BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
+_CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
 
@@ -44,8 +45,16 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def _nearest(rows, codebook, offset):
-    table = distances(rows if offset is None else rows - offset, codebook)      # (rows, K)
-    return table.min(dim=1).indices         # of equals the first, as argmin, and faster
+    rows = rows if offset is None else rows - offset
+    nearest = distances(rows, codebook).min(dim=1)      # of (rows, K); of equals the first, as argmin, and faster
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return nearest.indices
+    # Codes may lie in groups far apart: then the expanded square has cancelled whatever the mean of them all is.
+    lost = nearest.values.square() < _CANCELLED * codebook.square().sum(dim=1)[nearest.indices]
+    if lost.any():
+        exact = torch.cdist(rows[lost], codebook, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest.indices[lost] = exact.min(dim=1).indices
+    return nearest.indices
 
 
 def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

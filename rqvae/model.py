@@ -283,17 +283,20 @@ class RqVae(nn.Module):
         return cls._restore(checkpoint_path, loaded["hyper_parameters"], loaded["state_dict"],
                             map_location, strict, hyper_parameter_overrides)
 
-    def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None,
+                        overwrite: bool = False) -> None:
         """Write `config.json`, the weights and, unless there is one, a `README.md` into `folder`, created if missing.
 
         Args:
             folder: where to.
             safe_serialization: True for `model.safetensors` (needs the safetensors package), False for
                 `pytorch_model.bin`, None for the former where the package is installed.
+            overwrite: replace also a model of another kind; an earlier one of ours is replaced in any case.
         """
         from . import __version__
         config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters}
-        checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization)
+        checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization,
+                               overwrite=overwrite)
         hub.write_card(folder, config)
 
     @classmethod
@@ -356,6 +359,13 @@ class RqVae(nn.Module):
             difference = checkpoint.explain_mismatch(
                 self.hyper_parameters, found, missing, unexpected, mismatched)
             raise checkpoint.CheckpointError(f"{path}: {difference}")
+        broken = [name for name in own if name in state_dict and not torch.isfinite(state_dict[name]).all()]
+        scale = state_dict.get("feature_scale") if "feature_scale" in own else None
+        broken += ["feature_scale"] if not broken and scale is not None and not (scale > 0).all() else []
+        if broken:
+            raise checkpoint.CheckpointError(
+                f"{path}: {len(broken)} of its weights hold NaN, Inf or a scale of 0 ({checkpoint.some(broken)}), so it "
+                "says nothing about items; use another copy of it, or an earlier one")
 
     @classmethod
     def _arguments(cls):

@@ -23,6 +23,7 @@ from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 from .storage.files import append_line, remove_stale_temporaries, write_atomically
 
+CHECKPOINTS = ("last.ckpt", "best.ckpt")
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 
 
@@ -116,7 +117,8 @@ def fit(
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
-    with contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
+    new = None if resume_from else folder
+    with set_aside(new), contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
             _interruptible(stop, folder, report) as stop:
         while run.epoch < max_epochs:
             began = time.perf_counter()
@@ -215,6 +217,28 @@ def _prepare(folder, history):
     write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
 
 
+@contextlib.contextmanager
+def set_aside(folder):
+    """Put the checkpoints of an earlier run in `folder` out of the way of a new one, while a `with` block lasts.
+
+    They are called `earlier-last.ckpt` and `earlier-best.ckpt` until the new run's first `last.ckpt` stands, so that
+    nobody who resumes takes the one run for the other. If nothing of the new run stands in the end, they are put back.
+    """
+    if folder is None or distributed.rank():
+        yield
+        return
+    for name in CHECKPOINTS:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder / name, folder / f"earlier-{name}")
+    try:
+        yield
+    finally:
+        if not any((folder / name).exists() for name in CHECKPOINTS):
+            for name in CHECKPOINTS:
+                with contextlib.suppress(OSError):
+                    os.replace(folder / f"earlier-{name}", folder / name)
+
+
 def _append_line(folder, row):
     if folder is None or distributed.rank():
         return
@@ -225,4 +249,8 @@ def _save(run, folder, name):
     if folder is None:
         return None
     run.save(folder / name)
+    if name == "last.ckpt" and not distributed.rank():
+        for earlier in CHECKPOINTS:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / f"earlier-{earlier}")
     return folder / name

@@ -21,6 +21,22 @@ def test_nearest_codes_are_those_of_a_brute_force_search(rows, codes, width):
     assert torch.equal(functional.nearest_codes(x, codebook), brute_force_codes(x, codebook))
 
 
+@pytest.mark.parametrize("far", [30, 1e3, 1e5])
+@pytest.mark.parametrize("groups", [2, 5])
+def test_nearest_codes_are_right_in_groups_far_apart(far, groups):
+    """The offset of each group is large, that of all is not: subtracting it does not help."""
+    generator = torch.Generator().manual_seed(0)
+    centres = far * torch.nn.functional.normalize(torch.randn(groups, 16, generator=generator), dim=1)
+    centres = torch.cat([centres, -centres])
+    codebook = (centres[:, None] + torch.randn(2 * groups, 20, 16, generator=generator)).flatten(0, 1)
+    x = (centres[:, None] + torch.randn(2 * groups, 60, 16, generator=generator)).flatten(0, 1)
+    table = (x.double()[:, None] - codebook.double()).square().sum(dim=2)
+    two = table.topk(2, largest=False).values
+    clear = (two[:, 1] - two[:, 0]) > 1e-3 * two[:, 1]              # what float32 rows themselves can tell
+    assert clear.float().mean() > 0.9
+    assert torch.equal(functional.nearest_codes(x, codebook)[clear], table.argmin(dim=1)[clear])
+
+
 @pytest.mark.parametrize("offset", [100.0, 1000.0])
 @pytest.mark.parametrize("width", [32, 256])
 def test_nearest_codes_are_right_far_from_the_origin(offset, width):

@@ -22,6 +22,9 @@ from .. import __version__
 from .config import options_of
 from ..storage.words import shown, shown_lines
 
+# What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
+ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+                          else [])]
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
 RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
@@ -132,7 +135,7 @@ class StopSignals:
         return self.number is not None
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ENDS):
             self.previous[number] = signal.signal(number, self._note)
         return self
 
@@ -204,11 +207,12 @@ def _terminable():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in ENDS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _failed(error, code, debug):

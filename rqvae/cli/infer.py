@@ -12,9 +12,8 @@ from .. import distributed
 from ..codes import level_sizes
 from ..collisions import collision_report
 from ..evaluation import code_statistics
-from ..ids.files import save_semantic_ids
 from ..ids.publishing import labels_beside, which_keys, write_outputs
-from ..ids.shards import Shard, merge_shards
+from ..ids.shards import Shard, merge_shards, save_shard
 from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
@@ -48,7 +47,7 @@ def work(job) -> int:
         judge(job, job.ids.codes, job.names or job.ids.item_ids)
         return 0
     if arguments.save_pretrained and not distributed.rank():
-        model.save_pretrained(arguments.save_pretrained)
+        model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)
         say(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) "
             "loads it")
     if arguments.export and not distributed.rank():
@@ -95,11 +94,12 @@ def encoded(job) -> np.ndarray:
         say(f"Merging {len(job.parts)} parts of {job.items.description}")
         return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
     say(f"Encoding {job.items.description}, on {job.device}")
+    distributed.require_same(table.checksum() if distributed.world_size() > 1 else "", f"the features in {table.source}")
     part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
     rows = part.rows(len(table))
     codes = batch_inference(job.model, batches(table, rows, job.arguments.batch_size), job.device) if rows \
         else torch.empty(0, len(job.model.quantizer.codebooks), dtype=torch.int64)
-    codes = codes.reshape(len(codes), -1)
+    codes = codes.reshape(len(codes), len(job.model.quantizer.codebooks))
     return distributed.join(codes.to(job.device)).cpu().numpy()
 
 
@@ -110,8 +110,8 @@ def batches(table, rows, size):
 
 
 def write_shard(job, codes) -> int:
-    path = job.shard.path(job.arguments.output or DEFAULT_OUTPUT)
-    save_semantic_ids(codes, path, overwrite=job.arguments.overwrite)
+    path = save_shard(job.shard, job.arguments.output or DEFAULT_OUTPUT, codes, job.model,
+                      job.items.dataset.table, job.arguments.overwrite)
     rows = job.shard.rows(len(job.items.dataset))
     say(f"wrote rows {rows[0]:,} to {rows[-1]:,} to {path}; when all {job.shard.count} parts are there, run the same "
         "command with --merge instead of --shard")

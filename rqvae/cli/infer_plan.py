@@ -13,7 +13,7 @@ from .. import distributed
 from ..codes import level_sizes
 from ..ids.files import SemanticIds
 from ..ids.imports import import_semantic_ids
-from ..ids.publishing import (NUMBERED, check_labels, load_published, plan_outputs, published_method, published_rows,
+from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
@@ -24,7 +24,7 @@ from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
 from ..report.picture import require_matplotlib
-from ..storage.checkpoint import CONFIG_NAME, CheckpointError, load_checkpoint
+from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
@@ -71,14 +71,16 @@ def prepare(arguments) -> Job:
             raise ValueError("--shard is for processes that know nothing of each other; leave it out under torchrun")
         job = job._replace(shard=parse_shard(arguments.shard))
         target = job.shard.path(arguments.output or DEFAULT_OUTPUT)
-        refuse_existing(target, arguments.overwrite)
+        for path in (target, target.with_suffix(".json")):
+            refuse_existing(path, arguments.overwrite)
         check_writable(target.parent)
     elif asked or not judged_only:
         job = job._replace(outputs=plan_outputs(arguments.format, arguments.output, arguments.overwrite))
         for _, path in job.outputs:
             check_writable(path.parent if path.suffix else path)
     if arguments.save_pretrained:
-        refuse_existing(Path(arguments.save_pretrained) / CONFIG_NAME, arguments.overwrite)
+        for name in FOLDER_NAMES:
+            refuse_existing(Path(arguments.save_pretrained) / name, arguments.overwrite)
         check_writable(arguments.save_pretrained)
     if arguments.export:
         refuse_existing(check_program(arguments.export), arguments.overwrite)
@@ -154,6 +156,7 @@ def prepare_unique(job) -> Job:
         warnings.warn(f"{problem}, so each ID gets one more number, as by --unique suffix; train with more codes or "
                       "levels, or leave them alike by --unique none")
         method = "suffix"
+    check_levels(job.outputs, len(sizes) + (method == "suffix"))
     return job._replace(method=None if method == "none" else method)
 
 
@@ -203,6 +206,8 @@ def check_report(arguments) -> None:
     path = Path(arguments.report)
     if path.suffix not in (".html", ".png"):
         raise ValueError(f"--report is {path}; its suffix must be .html or .png, or leave the file out")
+    if path.is_dir():
+        raise IsADirectoryError(f"--report is {path}, a folder; name a file in it")
     refuse_existing(path, arguments.overwrite)
     check_writable(path.parent)
     if path.suffix == ".png":
@@ -217,7 +222,7 @@ def find_items(arguments, notes, device) -> tuple:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
         recorded = {name: notes.get(name) for name, value in given.items() if value is None}
         recalled = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
-        return open_items(**recalled, device=device), True
+        return open_items(**recalled, device=device, may_load=given["encoder"] is not None), True
     if notes:
         given = like_recorded(given, notes, arguments.ckpt)
     return open_items(**given, device=device), False

@@ -11,7 +11,7 @@ from ..items.catalogue import load_stdlib_docs
 from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
-from ..storage.files import cache_folder, nearest_names
+from ..storage.files import cache_folder, nearest_names, shown
 
 class Items(NamedTuple):
     """Items ready to train on or to encode."""
@@ -22,8 +22,11 @@ class Items(NamedTuple):
 
 
 def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=None, id_column=None, p5=None,
-               split=None, text_style=None, encoder=None, device="auto") -> Items:
+               split=None, text_style=None, encoder=None, device="auto", may_load=True) -> Items:
     """Open what the options (see item_options.OPTIONS) name; without `data`, `texts` and `p5` the built-in catalogue.
+
+    Args:
+        may_load: whether the encoder may be loaded, which can run code: not where only a file names it.
 
     Raises:
         ValueError: more than one source is named, or an option of another source; and what opening raises.
@@ -35,7 +38,8 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     if texts is not None:
         places.update(encoder=encoder, text_columns=text_columns or ["text"])       # what was used, given or not
         read = read_texts(texts, text_columns=text_columns or ["text"], id_column=None if item_ids else id_column)
-        features = encode_texts_once(read.texts, cache_folder(), Path(texts).stem, encoder, device=device)
+        features = encode_texts_once(read.texts, cache_folder(), Path(texts).stem, encoder, device=device,
+                                     may_load=may_load)
         table = open_features(features, item_ids=read.item_ids if item_ids is None else item_ids,
                               id_column=id_column if item_ids else None)
         dataset = FeatureDataset(table, names=read.names)
@@ -43,7 +47,7 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     elif p5 is not None:
         places.update(split=split or "beauty", encoder=encoder if data is None else None)
         dataset = P5AmazonItemDataset(p5, split or "beauty", features=data, model_name=encoder, device=device,
-                                      text_style=text_style or "plain")
+                                      text_style=text_style or "plain", may_load=may_load)
         source = f"the split {split or 'beauty'} of {p5}"
     elif data is not None:
         dataset = FeatureDataset(open_features(data, key=key, item_ids=item_ids, id_column=id_column))
@@ -53,7 +57,7 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
         dataset = FeatureDataset(catalogue.features, item_ids=catalogue.names, names=catalogue.names)
         source = "the built-in catalogue (Python's own library: an item a documented function, class or module)"
     rows, width = dataset.table.shape
-    return Items(dataset, f"{rows:,} items of {width} features from {source}", places)
+    return Items(dataset, f"{rows:,} items of {width} features from {shown(source)}", places)
 
 
 def open_interactions(count, item_ids, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,

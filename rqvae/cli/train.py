@@ -24,7 +24,7 @@ from ..report.assessment import unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
-from ..training import TrainingInterrupted, fit
+from ..training import CHECKPOINTS, TrainingInterrupted, fit, set_aside
 from .console import StopSignals, command, say
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
@@ -73,7 +73,7 @@ def prepare(arguments) -> Job:
     folder = Path(arguments.checkpoint_dir)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off
         arguments.overwrite = True
-        if arguments.resume is None and (folder / "last.ckpt").exists():
+        if arguments.resume is None and any(launch_of(folder / name) == distributed.launch() for name in CHECKPOINTS):
             arguments.resume = ""
     resume_from, recorded = None, {}
     if arguments.resume is not None:
@@ -88,7 +88,8 @@ def prepare(arguments) -> Job:
     check_writable(folder)
     if arguments.tensorboard:
         event_writer_class()                # a missing package is found before any work
-    items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device)
+    items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device,
+                       may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
     table = items.dataset.table
     table.check()
     interactions = None
@@ -202,6 +203,9 @@ def find_run(path, folder):
             warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
             notes = loaded.get("rqvae", {}).get("notes") or {}
+            if notes.get("preset", DEFAULTS["preset"]) not in PRESETS:
+                raise CheckpointError(f"{candidate}: its preset is {notes['preset']!r}, which is none of "
+                                      f"{', '.join(PRESETS)}; name one by --preset, or start a new run")
             if notes.get("epochs") == 0:
                 raise ValueError(f"{candidate} is a starting point, of a run of no epochs; a new run with --overwrite "
                                  "instead of --resume begins at the same point")
@@ -210,9 +214,17 @@ def find_run(path, folder):
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
 
 
+def launch_of(path):
+    """Which launch of torchrun wrote a checkpoint, or None; one that cannot be read is of nobody."""
+    try:
+        return (load_checkpoint(path).get("rqvae") or {}).get("notes", {}).get("launch")
+    except (CheckpointError, OSError):
+        return None
+
+
 def refuse_to_overwrite(folder) -> None:
     remove_stale_temporaries(folder)
-    there = [name for name in ("last.ckpt", "best.ckpt") if (folder / name).exists()]
+    there = [name for name in CHECKPOINTS if (folder / name).exists()]
     if there:
         raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
                          "replace it by --overwrite, or choose another --checkpoint-dir")
@@ -223,7 +235,8 @@ def run(job) -> int:
     only_ours = contextlib.nullcontext() if distributed.launched_rank() else locked(job.checkpoint_dir)
     with only_ours, distributed.process_group(job.device):
         with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
-            with StopSignals() as stop:
+            new = None if job.resume_from else job.checkpoint_dir
+            with StopSignals() as stop, set_aside(new):
                 history = train(job, stop)
             if history is None:
                 return 128 + (stop.number or signal.SIGTERM)
@@ -237,6 +250,7 @@ def run(job) -> int:
 def train(job, stop):
     """The run's history, or None if it was stopped."""
     settings, table = job.settings, job.items.dataset.table
+    distributed.require_same(table.checksum(), f"the features in {table.source}")
     say(f"Training on {job.items.description}, on {job.device}" + (
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
     if job.interactions:
@@ -283,7 +297,8 @@ def train(job, stop):
             return fit(
                 job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
                 checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-                notes={**settings, **job.items.places, **identity(table), **noted}, **job.how, **options,
+                notes={**settings, **job.items.places, **identity(table), **noted, "launch": distributed.launch()},
+                **job.how, **options,
             )
     except TrainingInterrupted as interrupted:
         name = signal.Signals(stop.number or signal.SIGTERM).name

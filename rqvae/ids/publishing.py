@@ -5,6 +5,7 @@ Shapes:  N items   M items published before   L levels   K codes of a level
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_o
 from .exports import check_export, export_semantic_ids
 from .files import SemanticIds, item_numbers_beside, load_semantic_ids, save_semantic_ids
 from .formats import FORMATS
+from .tokens import level_letters
 
 OWN = ("json", "jsonl", "npy")          # of `save_semantic_ids`
+LETTERED = ("json", "jsonl", "lcrec", "minionerec", "minionerec-kmeans", "openonerec")  # a letter a level
 BY_ROW = ("npy", "lcrec", "minionerec", "minionerec-kmeans", "grid", "tiger", "semantic-id")    # these know rows alone
 NUMBERED = ("minionerec-kmeans", "grid", "tiger", "semantic-id")    # these count within a collision by themselves
 
@@ -82,6 +85,20 @@ def check_labels(outputs, item_ids) -> None:
             check_lines(item_ids, item_numbers_beside(path).name)
 
 
+def check_levels(outputs, levels) -> None:
+    """Refuse more levels than a form has letters for, before there are any IDs.
+
+    Raises:
+        ValueError: naming the form.
+    """
+    for name, _ in outputs:
+        if name in LETTERED:
+            try:
+                level_letters(levels + (name == "minionerec-kmeans"))
+            except ValueError as error:
+                raise ValueError(f"--format {name}: {error}; choose npy, tiger or grid") from None
+
+
 def which_keys(outputs, item_ids) -> str:
     """A sentence for item IDs that could be taken for row numbers and are not: who has which; or ""."""
     if not like_row_numbers(item_ids) or in_row_order(item_ids):
@@ -99,6 +116,8 @@ def which_keys(outputs, item_ids) -> str:
 def refuse_existing(path, overwrite=False) -> None:
     """Raise FileExistsError, in the words of a command line, unless the file may be replaced."""
     remove_stale_temporaries(path.parent)           # what a killed writer had begun is finished or gone
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()                                # a name that is too long is said now
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
 

@@ -8,14 +8,23 @@ Shapes:  N items   L levels
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..inference import ROWS_PER_CHUNK, chunk_ids, evaluating
-from .files import load_semantic_ids
+from ..inference import ROWS_PER_CHUNK
+from ..storage.checkpoint import weights_checksum
+from ..storage.files import together, write_atomically
+from .files import load_semantic_ids, save_semantic_ids
+
+# What a part has beside it, and what is said where that differs.
+_RECORD = {"model": "another checkpoint", "options": "another architecture", "rows": "other row numbers", "features": "other features",
+           "codes": "other codes than were written there"}
+_RECORD_LIMIT = 2**16           # bytes
 
 
 class Shard(NamedTuple):
@@ -78,37 +87,56 @@ def find_shards(output) -> list:
     return shards
 
 
+def save_shard(shard, output, codes, model, features, overwrite=False) -> Path:
+    """Write the codes of a part, and beside them what made them: model, rows and numbers; the file of the codes.
+
+    Raises:
+        FileExistsError: one of both exists, and `overwrite` is off.
+    """
+    path = shard.path(output)
+    record = json.dumps(_made_of(shard, codes, model, features), indent=1).encode()
+    with together():
+        write_atomically(path.with_suffix(".json"), lambda file: file.write(record), replace=overwrite)
+        save_semantic_ids(codes, path, overwrite=overwrite)
+    return path
+
+
 def merge_shards(shards, output, model, features) -> np.ndarray:
     """Codes (N, L) int64 of all parts.
-
-    The first chunk of each is encoded again, which tells parts of another checkpoint or other items.
 
     Args:
         shards: of `find_shards`.
         output: what they lie beside.
-        model: the `RqVae`, on the device to compute on.
-        features: the `FeatureTable` (N, D).
+        model: the `RqVae` that the parts have to be of.
+        features: the `FeatureTable` (N, D) that they have to be of.
 
     Raises:
-        ValueError: a part has other rows than it should, or other codes.
+        ValueError: a part was made by another model or of other rows, or was changed afterwards; or it does not say.
     """
     parts = []
     for shard in shards:
-        path, rows = shard.path(output), shard.rows(len(features))
-        codes = load_semantic_ids(path).codes
-        again = f"make it again by --shard {shard.index}/{shard.count} --overwrite"
-        if codes.shape[0] != len(rows) or codes.shape[1] != len(model.quantizer.codebooks):
-            raise ValueError(f"{path} holds {codes.shape[0]} items of {codes.shape[1]} codes, expected {len(rows)} of "
-                             f"{len(model.quantizer.codebooks)}; {again}")
-        with evaluating(model):
-            first = features.rows(slice(rows.start, min(rows.start + ROWS_PER_CHUNK, rows.stop)))
-            expected = chunk_ids(model, first).reshape(-1, codes.shape[1])
-        same = (expected.numpy() == codes[:ROWS_PER_CHUNK]).all(axis=1).mean()
-        if same < 0.5:              # another kind of device rounds differently, for a few items
-            raise ValueError(f"{path} is not of this checkpoint and these items: {same:.0%} of its first IDs agree; "
-                             f"{again}")
+        path = shard.path(output)
+        codes, record = load_semantic_ids(path).codes, path.with_suffix(".json")
+        try:
+            found = json.loads(record.read_bytes()[:_RECORD_LIMIT]) if record.is_file() else {}
+        except (ValueError, RecursionError):
+            found = {}
+        expected = _made_of(shard, codes, model, features)
+        differ = [words for name, words in _RECORD.items()
+                  if not isinstance(found, dict) or found.get(name) != expected[name]]
+        if differ:
+            what = f"is of {' and '.join(differ)}" if found else f"has no {record.name} that says what made it"
+            raise ValueError(f"{path} {what}; make it again by --shard {shard.index}/{shard.count} --overwrite")
         parts.append(codes)
     return np.concatenate(parts)
+
+
+def _made_of(shard, codes, model, features):
+    rows = shard.rows(len(features))
+    options = json.loads(json.dumps(model.hyper_parameters, default=str))
+    return {"model": weights_checksum(model.state_dict()), "options": options, "rows": [rows.start, rows.stop, len(features)],
+            "features": features.checksum(rows), "codes": hashlib.blake2b(
+                f"{codes.shape}".encode() + np.ascontiguousarray(codes, "<i8").tobytes(), digest_size=16).hexdigest()}
 
 
 def _stem(output, suffix):

@@ -66,6 +66,7 @@ class P5AmazonItemDataset(FeatureDataset):
             may have any order. By default the texts are encoded.
         model_name, batch_size, device: for the encoder, see `texts.encode_texts`.
         text_style: `plain`, or `genrec` for the texts of genrec to the letter, see `load_items`.
+        may_load: False never loads it, see `texts.encode_texts_once`.
 
     Raises:
         FileNotFoundError: the layout is not as expected; the message says what is.
@@ -76,14 +77,15 @@ class P5AmazonItemDataset(FeatureDataset):
 
     def __init__(self, root: str | os.PathLike, split: str = "beauty", train_test_split: str = "all", *,
                  features: Any = None, model_name: str = DEFAULT_ENCODER, batch_size: int = 32,
-                 device: str | torch.device = "auto", text_style: str = "plain"):
+                 device: str | torch.device = "auto", text_style: str = "plain",
+                 may_load: bool = True):
         if train_test_split not in ("train", "eval", "all"):
             raise ValueError("train_test_split must be 'train', 'eval' or 'all', "
                              f"got {train_test_split!r}")
         items = load_items(root, split, text_style)
         if features is None:
             features = encode_texts_once(items.texts, Path(root, "processed"), split, model_name,
-                                         batch_size=batch_size, device=device)
+                                         batch_size=batch_size, device=device, may_load=may_load)
         table = open_features(features)
         order = _item_order(table, items.item_ids)
         rows = _split_rows(len(order), train_test_split)

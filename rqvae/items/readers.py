@@ -38,6 +38,8 @@ _NPY_FIELDS = {     # not parsed as Python, whose documentation says that hostil
     "fortran_order": r"""['"]fortran_order['"]\s*:\s*(True|False)""",
     "shape": r"""['"]shape['"]\s*:\s*\(([\d\s,L]*)\)""",
 }
+_SMALL, _MOST_TIMES = 2**26, 32                 # bytes that any file may hold; times its length that a packed one may
+_ROWS = 2**12                                   # of Parquet, decoded at once
 _NPY_HEADER = 2**16                             # bytes; numpy writes 128
 _SAFETENSORS_HEADER = 100 * 10**6               # bytes; the format's own bound
 _SAFETENSORS = {
@@ -176,6 +178,8 @@ def _member(archive, path, info, most=None):
     """The bytes of one array in a `.npz`, or the first `most` of them."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{path}[{info.filename[:-4]!r}] is compressed as numpy never does; save it with np.savez")
+    if most is None:
+        require_likely(f"{path}[{info.filename[:-4]!r}]", info.file_size, path, "save it with np.savez, uncompressed")
     with _decoding(path), archive.open(info) as file:
         return file.read() if most is None else file.read(most)
 
@@ -194,6 +198,18 @@ def _loaded(path, name, content):
         return np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"{path}[{name!r}] cannot be read ({error}); save it as text or numbers") from error
+
+
+def require_likely(where, promised, path, way_out):
+    """Refuse content that would be many times as large as its file: packed so small, it is a trick, or empty.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    held = path.stat().st_size
+    if promised > _SMALL + _MOST_TIMES * held:
+        raise ValueError(f"{where} would be {promised:,} bytes, from a file of {held:,}: more than {_MOST_TIMES} times "
+                         f"as much is not read; {way_out}")
 
 
 def _table_in(where, header, size):
@@ -357,6 +373,7 @@ def _read_parquet(path, key, id_column):
     if id_column is None and others:
         warnings.warn(f"{path} has the columns {', '.join(others[:8])}, none of which is taken for the item IDs, so items "
                       "are known by row number; name one by id_column (--id-column)", stacklevel=2)
+    require_likely(where, _values(file, column) * 4, path, "save it as .npy")
     rows, blocks, item_ids = 0, [], []
     for features, ids in _batches(path, file, column, id_column):
         width = blocks[0].shape[1] if blocks else None
@@ -366,10 +383,21 @@ def _read_parquet(path, key, id_column):
     return blocks, item_ids if id_column else None
 
 
+def _values(file, column):
+    """How many numbers the lists of a column hold, as the file says of each of its groups of rows."""
+    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+
+
 def _batches(path, file, column, id_column):
     """(Arrow array of lists, their item IDs or []) of some thousand rows at a time."""
+    taken = 0
     with _decoding(path):
-        for batch in file.iter_batches(columns=[column, id_column] if id_column else [column]):
+        for batch in file.iter_batches(_ROWS, columns=[column, id_column] if id_column else [column]):
+            taken += batch.nbytes
+            if taken > _SMALL + _MOST_TIMES * path.stat().st_size:
+                raise ValueError(f"it would be more than {_MOST_TIMES} times as large as its file; save it as .npy")
             if len(batch):
                 yield batch.column(column), batch.column(id_column).to_pylist() if id_column else []
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..progress import in_notebook
-from ..storage.files import describe_content, nearest_names, write_atomically
+from ..storage.files import describe_content, nearest_names, shown, write_atomically
 from ..storage.item_ids import of_one_kind
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
@@ -94,19 +94,27 @@ def encode_texts(texts, model_name=DEFAULT_ENCODER, *, batch_size=32, device="au
     return torch.from_numpy(np.array(features, dtype=np.float32))
 
 
-def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch_size=32, device="auto"):
+def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch_size=32, device="auto",
+                      may_load=True):
     """`encode_texts`, its result kept in `folder` for the next call with the same texts and encoder.
 
     Args:
         folder: where to keep it, a `.npy` for each set of texts and encoder; created if missing. None
             keeps nothing.
         label: a word for people that the file's name begins with.
+        may_load: False takes only what is kept: to load an encoder can run code and fetch files, which is for a
+            user to ask for, and not for a file that names one.
 
     Returns:
         (N, D) features, in memory or memory-mapped.
 
-    Raises: as `encode_texts`. A folder that cannot be written only draws a warning.
+    Raises: as `encode_texts`; and a ValueError for an encoder that may not be loaded. A folder that cannot be
+        written only draws a warning.
     """
+    refusal = (f"{label}: the encoder {shown(repr(model_name))} is named by a checkpoint and not by you, and to load one can "
+               "run code and fetch files; name it in this command (--encoder) if you trust it")
+    if folder is None and not may_load:
+        raise ValueError(refusal)
     if folder is None:
         return encode_texts(texts, model_name, batch_size=batch_size, device=device)
     digest = hashlib.sha256(json.dumps([str(model_name), texts]).encode()).hexdigest()[:16]
@@ -120,6 +128,8 @@ def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch
             return kept
         except (OSError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}); the texts are encoded again", stacklevel=2)
+    if not may_load:
+        raise ValueError(refusal)
     features = encode_texts(texts, model_name, batch_size=batch_size, device=device)
     try:
         write_atomically(path, lambda file: np.save(file, features.numpy()))
@@ -155,15 +165,18 @@ def _load_encoder(model_name, device):
         raise ImportError(f"turning texts into features needs sentence-transformers ({error}): "
                           "pip install sentence-transformers, or give a file of embeddings"
                           ) from error
-    where = None if device == "auto" else device
+    if model_name == DEFAULT_ENCODER and Path(model_name).exists():
+        raise ValueError(f"the folder {model_name} here has the name of the default encoder, and could run its own code; "
+                         f"give --encoder ./{model_name} if you mean it, or work in another folder")
+    how = {"device": None if device == "auto" else device, "trust_remote_code": False}
     try:
         if _kept(model_name):
             try:            # what is here is taken as it is, and nobody waits for a network
-                return SentenceTransformer(model_name, device=where, local_files_only=True)
+                return SentenceTransformer(model_name, local_files_only=True, **how)
             except OSError:     # a part of it is missing
                 pass
         _require_hub(model_name)
-        return SentenceTransformer(model_name, device=where)
+        return SentenceTransformer(model_name, **how)
     except _NoHub as error:
         raise ValueError(str(error)) from error
     except Exception as error:      # what it raises depends on the hub client, and on the network

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..collisions import collision_report, id_keys, run_starts
+from ..storage.words import shown
 from .assessment import QUESTIONS, codes_of, per_level, usable_codes
 from .words import percent, sizes_in_words, table
 
@@ -173,12 +174,12 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
     if sizes.max() < 2:
         return "no two items share a prefix"
     shared = np.flatnonzero(sizes >= min(3, sizes.max()))
-    shown = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]
+    chosen = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]
     lines = ["items that share a prefix:"]
-    for group in shown:
+    for group in chosen:
         rows = np.flatnonzero(keys == ordered[starts[group]])
         prefix = " ".join(map(str, codes[rows[0], :length].tolist()))
         lines.append(f"  {prefix}  ({len(rows):,} items)")
         for row in rows[:members].tolist():
-            lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {names[row] if names else f'row {row}'}")
+            lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {shown(names[row]) if names else f'row {row}'}")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +18,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .files import describe_content, nearest_names, write_atomically
+from .files import describe_content, nearest_names, together, write_atomically
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
 TORCH_WEIGHTS_NAME = "pytorch_model.bin"
+FOLDER_NAMES = (CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)
+# The kinds of what a run of ours records under "rqvae", and in its notes, where it does; the rest is its own affair.
+_NUMBER = (int, float)
+_RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch": int, "best": _NUMBER, "history": list}
+_NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
+          "learning_rate": _NUMBER, "text_columns": list, **dict.fromkeys(
+              ("data", "key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch"), str)}
 
 
 class Progress(NamedTuple):
@@ -87,6 +95,11 @@ def save_checkpoint(checkpoint, path) -> None:
     Raises:
         OSError: the disk is full, the folder is read-only, ...; the message names `path`.
     """
+    content = _serialised(checkpoint)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _serialised(checkpoint):
     # torch.save to a path destroys the old file first, and reports a full disk without its errno
     buffer = io.BytesIO()
     before = torch.serialization.get_crc32_options()
@@ -95,7 +108,7 @@ def save_checkpoint(checkpoint, path) -> None:
         torch.save(checkpoint, buffer)
     finally:
         torch.serialization.set_crc32_options(before)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    return buffer.getbuffer()
 
 
 def load_checkpoint(path, map_location="cpu") -> dict:
@@ -128,7 +141,31 @@ def load_checkpoint(path, map_location="cpu") -> dict:
         name: value for name, value in found.items()
         if isinstance(name, str) and not name.startswith("_")}
     checkpoint["state_dict"] = bare_weights(checkpoint["state_dict"], path)
+    _check_kinds(checkpoint, path)
     return checkpoint
+
+
+def _check_kinds(checkpoint, path) -> None:
+    """Hold what a run of ours has recorded to the kinds of values that it records."""
+    if checkpoint.get("rqvae") is None:
+        checkpoint.pop("rqvae", None)
+        return
+    ours = checkpoint["rqvae"]
+    notes = ours.get("notes") if isinstance(ours, dict) else None
+    rows = ours.get("history") if isinstance(ours, dict) else None
+    faults = [f"{name} is {some([repr(value)])}" for name, value, kind in [
+        ("rqvae", ours, dict), *((name, ours[name], kind) for name, kind in _RUN.items()
+                                 if isinstance(ours, dict) and ours.get(name) is not None),
+        *((name, notes[name], kind) for name, kind in _NOTES.items()
+          if isinstance(notes, dict) and notes.get(name) is not None),
+        *((f"history[{row}]", value, dict) for row, value in enumerate(rows if isinstance(rows, list) else ())),
+    ] if not isinstance(value, kind) or isinstance(value, bool)]
+    faults += [f"history[{row}][{some([repr(name)])}] is {some([repr(value)])}"
+               for row, values in enumerate(rows if not faults and rows else ()) for name, value in values.items()
+               if not isinstance(name, str) or not (value is None or isinstance(value, (int, float)) or
+                   isinstance(value, list) and all(isinstance(each, (int, float)) for each in value))]
+    if faults:
+        raise CheckpointError(f"{path}: {faults[0]}, which no run records; use another copy of it, or an earlier one")
 
 
 def weights_checksum(state_dict) -> str:
@@ -189,18 +226,20 @@ def explain_mismatch(expected_hparams, found_hparams, missing=(), unexpected=(),
     return "; ".join(parts)
 
 
-def save_folder(folder, config, state_dict, *, safe_serialization=None) -> None:
+def save_folder(folder, config, state_dict, *, safe_serialization=None, overwrite=False) -> None:
     """Write `config.json` beside the weights, as the Hugging Face convention has it.
 
     Args:
         folder: created if missing; weights of the other format in it are removed.
         config: plain JSON values.
         state_dict: name -> tensor.
+        overwrite: replace also what is another kind of model's.
         safe_serialization: True writes `model.safetensors`, False `pytorch_model.bin`, None the
             former where the package safetensors is installed.
 
     Raises:
         ImportError: safetensors was asked for and is not installed.
+        FileExistsError: the folder holds a model of another `model_type`, and `overwrite` is off.
         TypeError, ValueError: `config` does not fit into JSON.
         OSError: a file could not be written; the message names it.
     """
@@ -213,16 +252,29 @@ def save_folder(folder, config, state_dict, *, safe_serialization=None) -> None:
     elif safe_serialization and package is None:
         raise ImportError("safe_serialization=True needs the package safetensors: "
                           "pip install safetensors, or pass safe_serialization=False")
-    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    if not overwrite:
+        _refuse_another_kind(folder, config)
     weights = _plain(OrderedDict(state_dict), "state_dict")
-    if safe_serialization:
-        serialised = package.save(weights, metadata={"format": "pt"})
-        write_atomically(folder / SAFETENSORS_NAME, lambda file: file.write(serialised))
-    else:
-        save_checkpoint(weights, folder / TORCH_WEIGHTS_NAME)
-    write_atomically(folder / CONFIG_NAME, lambda file: file.write(text.encode()))
-    stale = TORCH_WEIGHTS_NAME if safe_serialization else SAFETENSORS_NAME
+    serialised = package.save(weights, metadata={"format": "pt"}) if safe_serialization else _serialised(weights)
+    name, stale = (SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)[::1 if safe_serialization else -1]
+    pair = {"file": name, "crc32": zlib.crc32(serialised)}          # which weights the configuration belongs to
+    text = json.dumps({**config, "weights": pair}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with together():
+        write_atomically(folder / name, lambda file: file.write(serialised))
+        write_atomically(folder / CONFIG_NAME, lambda file: file.write(text.encode()))
     (folder / stale).unlink(missing_ok=True)
+
+
+def _refuse_another_kind(folder, config):
+    path = folder / CONFIG_NAME
+    if path.is_file():
+        try:
+            found = read_config(path).get("model_type")
+        except CheckpointError:
+            found = None
+        if found != config.get("model_type"):
+            raise FileExistsError(f"{folder} holds a model of another kind ({some([repr(found)])} in {CONFIG_NAME}); "
+                                  "choose another folder, or have it overwritten (overwrite=True, --overwrite)")
 
 
 def load_folder(folder) -> tuple:
@@ -241,12 +293,23 @@ def load_folder(folder) -> tuple:
                               "weights (a .ckpt file is read by load_from_checkpoint)")
     config = read_config(folder / CONFIG_NAME)
     safe, plain = folder / SAFETENSORS_NAME, folder / TORCH_WEIGHTS_NAME
-    if safe.exists() and (_safetensors() is not None or not plain.exists()):
-        return config, bare_weights(read_safetensors(safe), safe)
-    if not plain.exists():
+    for path in (safe, plain):
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is a folder, a device or a pipe; expected a file of weights")
+    pair = config.pop("weights", None)
+    pair = pair if isinstance(pair, dict) and isinstance(pair.get("crc32"), int) else {}
+    if safe.exists() and (_safetensors() is not None or not plain.exists()) and not (
+            pair.get("file") == plain.name and plain.exists()):
+        path, weights = safe, bare_weights(read_safetensors(safe), safe)
+    elif plain.exists():
+        path, weights = plain, bare_weights(read_torch_file(plain), plain)
+    else:
         raise FileNotFoundError(f"{folder} holds neither {safe.name} nor {plain.name}; "
                                 "expected a folder written by save_pretrained")
-    return config, bare_weights(read_torch_file(plain, "cpu"), plain)
+    if pair.get("file") == path.name and _crc32(path) != pair["crc32"]:
+        raise CheckpointError(f"{folder}: {path.name} does not belong to {CONFIG_NAME}: one of them was replaced "
+                              "or is damaged; save the model again")
+    return config, weights
 
 
 def _loops(progress, steps, scheduler_steps) -> dict:

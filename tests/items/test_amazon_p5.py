@@ -67,7 +67,7 @@ def encoder(monkeypatch):
     uses = []
 
     class SentenceTransformer:
-        def __init__(self, name, device):
+        def __init__(self, name, device, trust_remote_code):
             self.name = name
 
         def encode(self, texts, **_):

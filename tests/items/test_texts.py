@@ -127,7 +127,8 @@ def test_no_text_column_at_all_is_refused(tmp_path):
 class Encoder:
     """Stands in for sentence_transformers.SentenceTransformer: a text's features are its length."""
 
-    def __init__(self, name, device):
+    def __init__(self, name, device, trust_remote_code):
+        assert trust_remote_code is False
         if name == "missing":
             raise OSError("missing is not a local folder\nand not a model on the hub either")
         Encoder.made = (name, device)
@@ -218,9 +219,9 @@ def test_an_encoder_that_cannot_be_fetched_is_one_sentence_after_one_question(mo
 
 
 def test_what_the_hub_has_given_before_is_taken_without_asking_it(monkeypatch):
-    def local(name, device, local_files_only=False):
+    def local(name, device, trust_remote_code, local_files_only=False):
         assert local_files_only
-        return Encoder(name, device)
+        return Encoder(name, device, trust_remote_code)
 
     monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=local))
     monkeypatch.setattr("rqvae.items.texts._require_hub", lambda name: pytest.fail("it asked"))

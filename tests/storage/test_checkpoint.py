@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -854,6 +855,7 @@ def test_a_folder_comes_back_as_it_was_saved(tmp_path, safe):
     config, found = load_folder(tmp_path / "m")
     assert config == CONFIG and set(found) == set(weights)
     assert all(equal(found[key], weights[key]) for key in weights)
+    written = (tmp_path / "m" / name).read_bytes()
     assert (tmp_path / "m" / "config.json").read_text() == """{
   "hidden_dim": [
     8,
@@ -861,9 +863,13 @@ def test_a_folder_comes_back_as_it_was_saved(tmp_path, safe):
   ],
   "input_dim": 12,
   "learning_rate": 0.001,
-  "model_type": "rqvae"
+  "model_type": "rqvae",
+  "weights": {
+    "crc32": CRC,
+    "file": "NAME"
+  }
 }
-"""
+""".replace("CRC", str(zlib.crc32(written))).replace("NAME", name)
 
 
 def test_saving_again_in_another_format_leaves_no_stale_weights(tmp_path, safe):

@@ -1,0 +1,373 @@
+"""Faults of the second list, made to happen: what a file may cause, what belongs together, what happens meanwhile."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import infer
+import train
+from samples import TINY
+from test_faults import RUN, contents, environment, origin, place, refused, same_run, signalled     # noqa: F401
+from rqvae import RqVae, load_semantic_ids
+from rqvae.storage.checkpoint import load_checkpoint, save_checkpoint
+
+
+def rewritten(path, change):
+    """A checkpoint of which `change` was made to the content, under right checksums."""
+    content = load_checkpoint(path)
+    change(content)
+    save_checkpoint(content, path)
+
+
+# ------------------------------------------------------------------ what a file may cause, rows 43 to 49
+
+@pytest.fixture
+def pack(place, monkeypatch):
+    """A checkpoint whose notes name texts and an encoder that lie beside it; what was loaded of it."""
+    loaded = []
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(
+        SentenceTransformer=lambda name, **how: loaded.append(name)))
+    Path("pack/encoder").mkdir(parents=True)
+    Path("pack/encoder/modules.json").write_text("[]")
+    Path("pack/texts.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    for name in ("best.ckpt", "last.ckpt"):
+        Path("pack", name).write_bytes(Path("checkpoints", name).read_bytes())
+        rewritten(f"pack/{name}", lambda content: content["rqvae"]["notes"].update(
+            data=None, texts="pack/texts.jsonl", text_columns=["text"], encoder="pack/encoder"))
+    return loaded
+
+
+@pytest.mark.parametrize("script, argv", [
+    (infer, ["--ckpt", "pack/best.ckpt"]), (infer, ["--ckpt", "pack/best.ckpt", "--report"]),
+    (infer, ["--ckpt", "pack/best.ckpt", "--texts", "pack/texts.jsonl"]),
+    (train, ["--resume", "pack/last.ckpt"]), (train, ["--resume", "--checkpoint-dir", "pack"]),
+])
+def test_a_file_that_names_an_encoder_loads_none(pack, capsys, script, argv):
+    assert "pack/encoder" in refused(script, argv, capsys)
+    assert pack == []
+
+
+def test_a_p5_folder_and_encoder_that_notes_name_are_not_loaded(pack, capsys, tmp_path):
+    def change(content):
+        content["rqvae"]["notes"].update(texts=None, text_columns=None, p5="pack", split="beauty")
+    rewritten("pack/best.ckpt", change)
+    refused(infer, ["--ckpt", "pack/best.ckpt"], capsys)
+    assert pack == []
+
+
+def test_a_folder_that_is_called_like_the_default_encoder_is_not_taken_for_it(place, monkeypatch, capsys):
+    from rqvae.items import DEFAULT_ENCODER
+    loaded = []
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(
+        SentenceTransformer=lambda name, **how: loaded.append(name)))
+    Path(DEFAULT_ENCODER).mkdir(parents=True)
+    Path("texts.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert "has the name of the default encoder" in refused(train, ["--texts", "texts.jsonl", "--checkpoint-dir", "new"], capsys)
+    assert loaded == []
+
+
+NASTY = "\x1b]0;owned\x07\x1b[2J\u202egnp\x9b31m"
+
+
+@pytest.mark.parametrize("argv", [
+    ["--data", f"{NASTY}.npy"], ["--data", f"items{NASTY}.npy"], ["--data", "items.npy", "--key", NASTY],
+    ["--device", NASTY], [f"--{NASTY}"], ["--data", "named.npz"], ["--texts", "nasty.csv"], ["--resume", NASTY],
+    ["--resume", "names.ckpt"],
+])
+def test_no_word_of_a_file_or_user_reaches_the_terminal_raw(place, capsys, argv):
+    np.savez("named.npz", **{NASTY: np.zeros((2, 2)), "b": np.zeros((2, 2))})
+    Path("nasty.csv").write_text(f"{NASTY},b\n1,2\n")
+    Path(f"items{NASTY}.npy").write_bytes(b"junk")
+    torch.save({"state_dict": {NASTY: torch.zeros(1)}, "hyper_parameters": {}}, "names.ckpt")
+    for script in (train, infer):
+        script.main(argv)
+        captured = capsys.readouterr()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", captured.out + captured.err), captured
+
+
+def test_names_and_paths_do_not_forge_lines_of_results(place, capsys):
+    Path("names.json").write_text(json.dumps([f"name{NASTY}\nWARNING: forged {row}" for row in range(200)]))
+    np.save(f"a\nforged{NASTY}.npy", np.load("items.npy"))
+    assert infer.main(["--ckpt", "--data", f"a\nforged{NASTY}.npy", "--names", "names.json", "--report"]) == 0
+    captured = capsys.readouterr()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", captured.out + captured.err)
+    assert not any(line.startswith(("WARNING: forged", "forged")) for line in captured.out.splitlines())
+
+
+@pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r\nb", "a\u2028b", "a\x85b", "a\0b", "a\x1b[2Jb", "a\x0bb"])
+def test_item_ids_that_would_forge_lines_are_refused_before_any_work(place, capsys, odd):
+    ids = [f"item{row}" for row in range(200)]
+    ids[3] = odd
+    Path("ids.json").write_text(json.dumps(ids))
+    for output in (["--output", "out.json"], ["--format", "lcrec", "--output", "out"]):
+        line = refused(infer, ["--ckpt", "--item-ids", "ids.json", "--data", "items.npy", *output], capsys)
+        assert "in row 3, which would forge lines" in line
+
+
+ODD = [("rqvae", value) for value in (7, "x", [1], {"notes": 3}, {"notes": [1]}, {"history": {"a": 1}}, {"epoch": "x"})]
+ODD += [(f"rqvae.{name}", value) for name, value in (
+    ("history", [1]), ("history", [{"epoch": "x"}]), ("history", [{"epoch": [["a"]]}]), ("history", "x"), ("notes", "x"),
+    ("epoch", None), ("epoch", "1"), ("batch", [1]), ("best", "low"), ("fingerprint", 7), ("rng", 1), ("means", [1]),
+    ("epoch_rng", "x"), ("format", "new"), ("assign", 3))]
+ODD += [(f"rqvae.notes.{name}", value) for name, value in (
+    ("preset", "other"), ("preset", 7), ("preset", None), ("val_fraction", "x"), ("val_fraction", None), ("seed", "x"),
+    ("seed", 1.5), ("seed", None), ("batch_size", "x"), ("batch_size", None), ("epochs", "x"), ("learning_rate", "fast"),
+    ("data", 7), ("data", ["a"]), ("key", 3), ("item_ids", {}), ("texts", 1), ("text_columns", 3), ("encoder", [1]))]
+ODD += [("hyper_parameters", 7), ("hyper_parameters", {}), ("epoch", "x"), ("global_step", None), ("lr_schedulers", [7]),
+        ("optimizer_states", [7]), ("optimizer_states", [{"state": 1, "param_groups": []}]), ("state_dict", 7)]
+ODD += [(f"hyper_parameters.{name}", value) for name, value in (
+    ("learning_rate", "fast"), ("learning_rate", None), ("hidden_dim", "wide"), ("hidden_dim", [[1]]), ("input_dim", 12.0),
+    ("num_embeddings", "x"), ("activation", 7), ("activation", "other"), ("num_quantizers", None), ("latent_dim", [8]))]
+
+
+@pytest.mark.parametrize("where, value", ODD, ids=[f"{where}={value!r}"[:60] for where, value in ODD])
+def test_an_odd_field_of_a_checkpoint_is_one_error_or_none(place, capsys, where, value):
+    """Well-formed, under right checksums: of 46 such files 13 ended in a traceback."""
+    def change(content):
+        *path, last = where.split(".")
+        for name in path:
+            content = content[name]
+        content[last] = value
+
+    content = load_checkpoint("checkpoints/last.ckpt")
+    change(content)
+    with open("odd.ckpt", "wb") as file:
+        torch.save(content, file)
+    for script, argv in ((infer, ["--ckpt", "odd.ckpt", "--output", "o.json", "--report", "--overwrite"]),
+                         (train, ["--resume", "odd.ckpt", "--epochs", "4"])):
+        code = script.main(argv)
+        err = capsys.readouterr().err
+        assert code in (0, 2) and "Traceback" not in err
+        assert [line[:7] for line in err.splitlines()].count("error: ") == (code == 2)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_in_a_model_folder_is_refused_and_not_waited_for(tmp_path, name, kind):
+    RqVae(5, 6, 4, 8).save_pretrained(tmp_path, safe_serialization=False)
+    (tmp_path / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    done = subprocess.run([sys.executable, "-c", "import sys; from rqvae import RqVae; RqVae.from_pretrained(sys.argv[1])",
+                           str(tmp_path)], env=environment(), text=True, capture_output=True, timeout=120)
+    assert done.returncode == 1 and re.search("CheckpointError|FileNotFoundError", done.stderr)
+
+
+# ------------------------------------------------------------------ what belongs together, rows 50 to 58
+
+def test_of_several_outputs_the_old_set_stays_when_the_disk_fills_up(place, monkeypatch, capsys):
+    Path("ids.json").write_text(json.dumps([f"old{row}" for row in range(200)]))
+    argv = ["--ckpt", "--data", "items.npy", "--item-ids", "ids.json", "--format", "lcrec", "tiger", "--output", "out"]
+    assert infer.main(argv) == 0
+    Path("ids.json").write_text(json.dumps([f"new{row}" for row in range(200)]))
+    before, opened = contents(), []
+    original = os.fsync
+
+    def full(handle):
+        opened.append(handle)
+        if len(opened) == 4:
+            raise OSError(28, "No space left on device")
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert infer.main([*argv, "--overwrite"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_a_folder_with_another_model_is_not_destroyed_unasked(place, capsys):
+    Path("bert").mkdir()
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        Path("bert", name).write_bytes(b"precious")
+        assert "--overwrite" in refused(infer, ["--ckpt", "--save-pretrained", "bert"], capsys)
+        Path("bert", name).unlink()
+    Path("bert/config.json").write_text('{"model_type": "bert"}')
+    assert "--overwrite" in refused(infer, ["--ckpt", "--save-pretrained", "bert"], capsys)
+    with pytest.raises(FileExistsError, match="holds a model of another kind .'bert' in config.json"):
+        RqVae(5, 6, 4, 8).save_pretrained("bert")
+    assert infer.main(["--ckpt", "--save-pretrained", "bert", "--overwrite"]) == 0
+    RqVae.from_pretrained("bert").save_pretrained("bert")           # ours is replaced without a word
+
+
+@pytest.mark.parametrize("safe", [False, None])
+def test_weights_and_configuration_that_are_no_pair_are_refused(tmp_path, safe):
+    one, other = RqVae(5, 6, 4, 8), RqVae(5, 6, 4, 8, activation="gelu")
+    one.save_pretrained(tmp_path / "one", safe_serialization=safe)
+    other.save_pretrained(tmp_path / "other", safe_serialization=safe)
+    weights = next(path for path in (tmp_path / "one").iterdir() if path.name != "config.json")
+    (tmp_path / "other" / weights.name).write_bytes(weights.read_bytes())
+    with pytest.raises(ValueError, match=f"{weights.name} does not belong to config.json"):
+        RqVae.from_pretrained(tmp_path / "other")
+    config = tmp_path / "one" / "config.json"                       # of before, or of others: no pair is named
+    content = json.loads(config.read_text())
+    del content["weights"]
+    config.write_text(json.dumps(content))
+    RqVae.from_pretrained(tmp_path / "one")
+
+
+@pytest.mark.parametrize("when, call", [
+    ("rqvae.recipe.initialization.kmeans", 1), ("RqVae.training_step", 1), ("rqvae.storage.checkpoint.write_atomically", 1),
+    ("rqvae.storage.checkpoint.write_atomically", 2)], ids=["k-means", "first step", "first save", "second save"])
+def test_a_run_killed_while_it_replaces_another_is_not_taken_for_it(place, monkeypatch, capsys, when, call):
+    again = [*RUN, "--checkpoint-dir", "checkpoints", "--epochs", "2", "--seed", "5", "--overwrite"]
+    child = os.fork()
+    if child == 0:
+        signalled(monkeypatch, when, signal.SIGKILL, call)
+        train.main(again)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    capsys.readouterr()
+    code = train.main(["--resume", "--epochs", "2"])
+    if call == 1:
+        assert code == 2 and "there is no run to resume in checkpoints" in capsys.readouterr().err
+        assert Path("checkpoints/earlier-last.ckpt").exists()
+    else:                                               # best.ckpt of the new one stands
+        assert code == 0 and load_checkpoint("checkpoints/last.ckpt")["rqvae"]["notes"]["seed"] == 5
+    if call == 1:
+        assert train.main(again) == 0
+    assert load_checkpoint("checkpoints/best.ckpt")["rqvae"]["notes"]["seed"] == 5
+    assert sorted(os.listdir("checkpoints")) == ["best.ckpt", "last.ckpt", "metrics.jsonl"]
+
+
+def test_a_new_run_that_fails_before_its_first_save_puts_the_old_one_back(place, monkeypatch, capsys):
+    before = contents("checkpoints")
+    monkeypatch.setattr(RqVae, "training_step", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    assert train.main([*RUN, "--checkpoint-dir", "checkpoints", "--epochs", "2", "--overwrite"]) == 1
+    after = contents("checkpoints")
+    assert {name: after[name] for name in before if name.endswith(".ckpt")} == {
+        name: content for name, content in before.items() if name.endswith(".ckpt")}
+    assert not any("earlier" in name for name in after)
+
+
+@pytest.mark.parametrize("token, expected", [(None, 5), ("of now", 7)])
+def test_what_torchrun_starts_again_takes_only_files_of_its_own_run(place, monkeypatch, capsys, token, expected):
+    """Killed before its first save, a worker that was told to replace a run resumed that run."""
+    from rqvae import distributed
+    rewritten("checkpoints/last.ckpt", lambda content: content["rqvae"]["notes"].update(launch=token))
+    monkeypatch.setattr(distributed, "restarted", lambda: True)
+    monkeypatch.setattr(distributed, "launch", lambda: "of now")
+    assert train.main(["--data", "items.npy", *TINY, "--epochs", str(expected), "--overwrite"]) == 0
+    steps = load_checkpoint("checkpoints/last.ckpt")["rqvae"]["history"]
+    resumed = "Training" in capsys.readouterr().out and len(steps) == expected
+    assert resumed and load_checkpoint("checkpoints/last.ckpt")["rqvae"]["notes"]["launch"] == "of now"
+
+
+# --------------------------------------------------------------- what happens meanwhile, rows 59 to 67
+
+@pytest.mark.parametrize("how", ["saved again", "cut off", "renamed over", "written into"])
+@pytest.mark.parametrize("script", [train, infer], ids=["train", "infer"])
+def test_a_feature_file_that_changes_under_the_work_is_an_error_and_nothing_is_written(
+        place, monkeypatch, capsys, script, how):
+    rows = np.tile(np.load("items.npy"), (20, 1))
+    np.save("more.npy", rows)
+
+    def change(*_):
+        if how == "saved again":
+            np.save("more.npy", rows[::-1])
+        elif how == "cut off":
+            os.truncate("more.npy", 5000)
+        elif how == "renamed over":
+            np.save("other.npy", rows[::-1])
+            os.replace("other.npy", "more.npy")
+        else:
+            with open("more.npy", "r+b") as file:
+                file.seek(5000)
+                file.write(np.float32(np.nan).tobytes())
+
+    from rqvae.items.tables import FeatureTable
+    checked = FeatureTable.check
+    monkeypatch.setattr(FeatureTable, "check", lambda self, *a, **k: (checked(self, *a, **k), change())[0])
+    argv = [*RUN, "--epochs", "1", "--data", "more.npy"] if script is train else ["--ckpt", "--data", "more.npy"]
+    code, err = script.main(argv), capsys.readouterr().err
+    if how == "renamed over" and code == 0:             # the file that was opened is read to its end
+        return
+    assert code in (1, 2) and re.search("changed or replaced while in use|cut short while in use", err), err
+    assert not Path("semantic_ids.json").exists() and not Path("run/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["encoder.layers.0.weight", "quantizer.levels.1.embeddings.weight", "feature_scale",
+                                  "decoder.layers.0.bias", "feature_mean"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_weights_that_are_no_numbers_is_refused(place, capsys, name, value):
+    rewritten("checkpoints/last.ckpt", lambda content: content["state_dict"][name].view(-1)[-1:].fill_(value))
+    words = f"checkpoints/last.ckpt: 1 of its weights hold NaN, Inf or a scale of 0 ({name})"
+    assert words in refused(infer, ["--ckpt", "checkpoints/last.ckpt"], capsys)
+    assert words in refused(train, ["--resume", "checkpoints/last.ckpt", "--epochs", "4"], capsys)
+
+
+def test_an_output_that_appears_during_the_work_is_left_as_it_is(place, monkeypatch, capsys):
+    from rqvae.cli import infer as command
+    original = command.batch_inference
+    for name, argv in (("ids.json", ["--output", "ids.json"]), ("out/tiger.npy", ["--format", "tiger", "--output", "out"])):
+        def meanwhile(*arguments):
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).write_bytes(b"of another")
+            return original(*arguments)
+        monkeypatch.setattr(command, "batch_inference", meanwhile)
+        assert infer.main(["--ckpt", "--data", "items.npy", *argv]) == 1
+        assert re.search("appeared while this was at work|exists; choose another name", capsys.readouterr().err)
+        assert Path(name).read_bytes() == b"of another" and len(os.listdir(Path(name).parent)) in (1, 3)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(place, monkeypatch, capsys):
+    assert train.main([*RUN, "--checkpoint-dir", "straight", "--epochs", "2"]) == 0
+    signalled(monkeypatch, "RqVae.training_step", signal.SIGHUP, 8)
+    assert train.main([*RUN, "--epochs", "2"]) == 129
+    assert "Stopped by SIGHUP; saved." in capsys.readouterr().out
+    assert train.main(["--resume", "run/last.ckpt"]) == 0
+    assert same_run("run", "straight")
+    signalled(monkeypatch, "rqvae.inference.chunk_ids", signal.SIGHUP, 1)
+    assert infer.main(["--ckpt"]) == 129 and not Path("semantic_ids.json").exists()
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--report", "folder.html"], "--report is folder.html, a folder"),
+    (["--output", "n" * 300 + ".json"], "name too long"),
+    (["--format", "lcrec", "--output", "n" * 300 + ".json"], "name too long"),
+    (["--save-pretrained", "n" * 300], "name too long"), (["--report", "n" * 300 + ".html"], "name too long"),
+])
+def test_places_that_cannot_be_written_are_refused_before_the_work(place, capsys, argv, words):
+    Path("folder.html").mkdir()
+    assert words in refused(infer, ["--ckpt", *argv], capsys)
+
+
+def test_more_levels_than_a_form_has_letters_for_are_refused_before_the_work(place, capsys):
+    assert train.main(["--data", "items.npy", "--epochs", "1", "--preset", "documented", "--num-quantizers", "27",
+                       "--checkpoint-dir", "deep", *TINY]) == 0
+    for output in (["--output", "a.json"], ["--output", "a.jsonl"], ["--format", "openonerec"], ["--format", "lcrec"]):
+        pytest.importorskip("pyarrow")
+        assert "level" in refused(infer, ["--ckpt", "deep/best.ckpt", "--unique", "none", *output], capsys)
+    assert infer.main(["--ckpt", "deep/best.ckpt", "--output", "a.npy"]) == 0
+
+
+def test_what_a_killed_infer_left_is_gone_after_the_next(place, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        signalled(monkeypatch, "rqvae.ids.files.to_tokens", signal.SIGKILL, 1)
+        infer.main(["--ckpt", "--output", "out/ids.json"])
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert len(list(Path("out").glob(".*.tmp"))) == 1
+    assert infer.main(["--ckpt", "--output", "out/ids.json"]) == 0
+    assert os.listdir("out") == ["ids.json"] and len(load_semantic_ids("out/ids.json").codes) == 200
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("preset", ["tiger", "documented", "closed"])
+def test_one_or_two_rows_are_trained_on(place, rows, preset):
+    np.save("few.npy", np.load("items.npy")[:rows])
+    assert train.main(["--data", "few.npy", "--epochs", "2", "--preset", preset, "--checkpoint-dir", "few", *TINY]) == 0
+    assert infer.main(["--ckpt", "few/best.ckpt", "--output", "few.npz.npy"]) == 0
+    assert load_semantic_ids("few.npz.npy").codes.shape[0] == rows
