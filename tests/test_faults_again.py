@@ -103,14 +103,15 @@ def test_names_and_paths_do_not_forge_lines_of_results(place, capsys):
     assert not any(line.startswith(("WARNING: forged", "forged")) for line in captured.out.splitlines())
 
 
-@pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r\nb", "a\u2028b", "a\x85b", "a\0b", "a\x1b[2Jb", "a\x0bb"])
+@pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r\nb", "a\u2028b", "a\x85b", "a\0b", "a\x0bb"])
 def test_item_ids_that_would_forge_lines_are_refused_before_any_work(place, capsys, odd):
     ids = [f"item{row}" for row in range(200)]
     ids[3] = odd
     Path("ids.json").write_text(json.dumps(ids))
-    for output in (["--output", "out.json"], ["--format", "lcrec", "--output", "out"]):
-        line = refused(infer, ["--ckpt", "--item-ids", "ids.json", "--data", "items.npy", *output], capsys)
-        assert "in row 3, which would forge lines" in line
+    argv = ["--ckpt", "--item-ids", "ids.json", "--data", "items.npy"]
+    assert "of row 3 holds a tab or a line break" in refused(infer, [*argv, "--format", "lcrec", "--output", "out"], capsys)
+    assert infer.main([*argv, "--output", "out.jsonl"]) == 0            # which spells it
+    assert load_semantic_ids("out.jsonl").item_ids == ids
 
 
 ODD = [("rqvae", value) for value in (7, "x", [1], {"notes": 3}, {"notes": [1]}, {"history": {"a": 1}}, {"epoch": "x"})]
@@ -142,8 +143,8 @@ def test_an_odd_field_of_a_checkpoint_is_one_error_or_none(place, capsys, where,
     change(content)
     with open("odd.ckpt", "wb") as file:
         torch.save(content, file)
-    for script, argv in ((infer, ["--ckpt", "odd.ckpt", "--output", "o.json", "--report", "--overwrite"]),
-                         (train, ["--resume", "odd.ckpt", "--epochs", "4"])):
+    for script, argv in ((infer, ["--ckpt", "odd.ckpt", "--output", "o.json", "--unique", "none", "--overwrite"]),
+                         (train, ["--resume", "odd.ckpt", "--epochs", "3"])):
         code = script.main(argv)
         err = capsys.readouterr().err
         assert code in (0, 2) and "Traceback" not in err

@@ -312,6 +312,14 @@ def load_folder(folder) -> tuple:
     return config, weights
 
 
+def _crc32(path) -> int:
+    found = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            found = zlib.crc32(piece, found)
+    return found
+
+
 def _loops(progress, steps, scheduler_steps) -> dict:
     """Lightning's `loops`: every counter that `Trainer.fit(ckpt_path=)` restores."""
     ended, batches, val = progress.epoch_ended, progress.batches_in_epoch, progress.val_batches
