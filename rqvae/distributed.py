@@ -104,7 +104,7 @@ def restarted() -> bool:
 
 def launch():
     """What the processes of one call of `torchrun` have in common, those that it starts again included; None alone."""
-    if launched_world() < 2 and not restarted():
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
         return None
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid() if one_machine else os.environ.get('MASTER_ADDR')}"

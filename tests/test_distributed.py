@@ -112,11 +112,36 @@ def test_torchrun_infer_py_writes_the_file_of_one_process_and_speaks_once(tmp_pa
     assert together.stdout.replace("by2", "by1") == alone.stdout
 
 
+def test_processes_that_see_other_data_are_refused_before_any_work(tmp_path):
+    """The same path names another file on another machine; here the processes take another one each."""
+    rows = clustered(200).numpy()
+    for rank in (0, 1):
+        rows[77, 3] += rank
+        np.save(tmp_path / f"items{rank}.npy", rows)
+    script = tmp_path / "each.py"
+    script.write_text(f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train\n"
+                      "sys.exit(train.main([*sys.argv[1:], '--data', f\"items{os.environ['RANK']}.npy\"]))\n")
+    done = launch([str(script), "--epochs", "1", *TINY], 2, tmp_path)
+    assert done.returncode != 0
+    assert "are not the same for all processes: those of process 1 differ from those of process 0" in done.stderr
+    assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
+
+
+def test_more_processes_than_chunks_encode_what_there_is(tmp_path):
+    np.save(tmp_path / "items.npy", clustered(300).numpy())
+    options = ["--data", "items.npy", "--epochs", "1", *TINY]
+    assert launch([str(ROOT / "train.py"), *options], 1, tmp_path).returncode == 0
+    done = launch([str(ROOT / "infer.py"), "--ckpt", "--output", "ids.npy"], 2, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert np.load(tmp_path / "ids.npy").shape[0] == 300
+
+
 def test_a_restarted_worker_goes_on_by_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("items.npy", clustered(200).numpy())
     options = ["--data", "items.npy", *TINY]
     train.main([*options, "--epochs", "6", "--checkpoint-dir", "straight"])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     stop = iter([False] * 9)
     monkeypatch.setattr(StopSignals, "__call__", lambda self: next(stop, True))
     train.main([*options, "--epochs", "6"])
