@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .. import distributed
+from .. import __version__, distributed
 from ..codes import level_sizes
 from ..collisions import collision_report
 from ..evaluation import code_statistics
@@ -18,17 +19,19 @@ from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
-from ..report.assessment import FOREIGN, assess, foreign_error, is_suffix, resolving_cost, unsettled
+from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (collapse_advice, foreign_words, prefix_table, report_rows, report_text, resolution_text,
+from ..report.text import (collapse_advice, foreign_words, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
+from ..storage.checkpoint import weights_checksum
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
+from .verify import run_verify
 
 __all__ = ["prepare", "run"]
 
@@ -43,6 +46,8 @@ def run(job) -> int:
 def work(job) -> int:
     """Encode, resolve, write, judge: as much of it as was asked for."""
     arguments, model, items = job.arguments, job.model, job.items
+    if job.verify:
+        return run_verify(job)
     if job.ids:
         judge(job, job.ids.codes, job.names or job.ids.item_ids)
         return 0
@@ -66,6 +71,10 @@ def work(job) -> int:
         return write_shard(job, codes)
     names, taken = job.names or table.item_ids, None
     if job.published:               # from here on the new items alone
+        known = np.flatnonzero(job.published_rows >= 0)
+        if len(known):
+            kept = job.published.codes[job.published_rows[known], :codes.shape[1]]
+            say(holding_text(kept, codes[known], *holding_cost(model, TableRows(table, known), kept, codes[known])))
         new, taken = np.flatnonzero(job.published_rows < 0), job.published.codes
         table, codes, names = TableRows(table, new), codes[new], names and [names[row] for row in new.tolist()]
     if job.method:
@@ -134,7 +143,7 @@ def write(job, codes, bare) -> str:
         ranked = ranked_last_codes(job.model, job.items.dataset.table, codes)
     paths = write_outputs(job.outputs, codes, code_sizes(job.model), item_ids=item_ids, names=names, candidates=ranked,
                           bare=None if job.arguments.unique or job.published else bare,
-                          overwrite=job.arguments.overwrite)
+                          overwrite=job.arguments.overwrite, made=made_by(job), parent=job.parent)
     said = which_keys(job.outputs, item_ids)
     if said:
         say(said)
@@ -143,6 +152,20 @@ def write(job, codes, bare) -> str:
     if known:
         say(f"{known:,} of them are published already and keep their IDs")
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
+
+
+def made_by(job) -> dict:
+    """What made the new IDs, for the manifest."""
+    table = job.items.dataset.table
+    found = {
+        "made by": f"rqvae {__version__}, torch {torch.__version__}",
+        "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), "weights": weights_checksum(job.model.state_dict())},
+        "features": {"checksum": table.checksum(), "items": len(table), "places": job.items.places, "folder": os.getcwd()},
+        "unique": job.method,
+    }
+    if job.published and (job.published_rows >= 0).any():
+        found["rows"] = np.flatnonzero(job.published_rows < 0).tolist()         # of the features, that were new
+    return found
 
 
 def show(job, codes) -> None:

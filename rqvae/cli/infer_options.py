@@ -9,13 +9,15 @@ from .item_options import add_interaction_options, add_item_options
 DEFAULT_CKPT, DEFAULT_OUTPUT = "checkpoints/best.ckpt", "semantic_ids.json"
 # Options that another one rules out, and why.
 APART = {
+    "verify": (("unique", "append_to", "format", "report", "merge", "shard", "save_pretrained", "output", "ids"),
+               "what is verified is not made or judged again; leave one of them out"),
     "shard": (("unique", "append_to", "format", "report", "merge", "save_pretrained", "export"),
               "a shard holds bare codes; give that option with --merge"),
     "append_to": (("report",), "judge the new table afterwards by --ids TABLE --report"),
     "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained", "export"),
             "IDs in a file are only judged; leave one of them out"),
 }
-NEEDS = {"ids": "report", "pairs": "report", "interactions": "report", "recommender": "report",
+NEEDS = {"sample": "verify", "ids": "report", "pairs": "report", "interactions": "report", "recommender": "report",
          "user_column": "interactions", "item_column": "interactions", "time_column": "interactions",
          "ids_format": "ids", "num_embeddings": "ids"}
 
@@ -73,6 +75,9 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
     add("--num-embeddings", type=int, nargs="+", metavar="N",
         help="codes of a level of --ids, or one number for each level (default: the largest code + 1)")
+    add("--verify", metavar="FILE", help="derive the IDs of a file that infer wrote again from the checkpoint and the features "
+                                         "that its manifest names, and say what differs")
+    add("--sample", type=int, metavar="N", help="for --verify: look at N items drawn at random")
     add("--save-pretrained", metavar="DIR", help="write the model as a folder with config.json and weights")
     add("--export", metavar="FILE", help="write features -> codes as a program that runs without this package: .onnx "
                                          "(needs onnx) or .pt2 (torch.export)")

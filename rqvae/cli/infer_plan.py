@@ -12,6 +12,7 @@ import torch
 from .. import distributed
 from ..codes import level_sizes
 from ..ids.files import SemanticIds
+from ..ids.generations import check_checkpoint, read_manifest
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
@@ -24,12 +25,13 @@ from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
 from ..report.picture import require_matplotlib
-from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint
+from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint, weights_checksum
 from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import require_the_same
+from .verify import prepare_verify
 from .sources import Items, as_recorded, like_recorded, open_interactions, open_items
 
 
@@ -53,6 +55,9 @@ class Job(NamedTuple):
     method: str = None              # how collisions are resolved; None where they stay
     published: SemanticIds = None
     published_rows: np.ndarray = None   # of `publishing.published_rows`
+    parent: object = None           # the manifest of the published IDs, or how many there are; None for a first generation
+    verify: tuple = None            # of `prepare_verify`
+    ancestors: list = ()            # of the model, which may go on from their generations, see `train --from --keep`
     ids: SemanticIds = None
 
 
@@ -64,7 +69,7 @@ def prepare(arguments) -> Job:
     check_report(arguments)
     if arguments.ids:
         return prepare_ids(job)
-    judged_only = arguments.report is not None or arguments.save_pretrained or arguments.export
+    judged_only = arguments.report is not None or arguments.save_pretrained or arguments.verify or arguments.export
     asked = arguments.output or arguments.format or arguments.unique or arguments.append_to or arguments.merge
     if arguments.shard:
         if distributed.launched_world() > 1:
@@ -86,8 +91,11 @@ def prepare(arguments) -> Job:
         refuse_existing(check_program(arguments.export), arguments.overwrite)
         check_writable(Path(arguments.export).parent)
     model, run_of = load_model(arguments.ckpt)
-    job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt)
+    job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt,
+                       ancestors=(run_of.get("notes") or {}).get("ancestors") or ())
     job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))
+    if arguments.verify:
+        return job._replace(verify=prepare_verify(arguments, model, arguments.ckpt, job.device))
     if not job.shard and not job.outputs and arguments.report is None:
         return job
     items, recalled = find_items(arguments, run_of.get("notes") or {}, job.device)
@@ -145,6 +153,9 @@ def prepare_unique(job) -> Job:
     method = arguments.unique or ("nearest" if wants_unique(job) else "none")
     if arguments.append_to:
         published = load_published(arguments.append_to, sizes)
+        manifest = read_manifest(arguments.append_to)
+        check_checkpoint(manifest, arguments.append_to, weights_checksum(job.model.state_dict()), job.ancestors)
+        job = job._replace(parent=manifest or len(published.codes))
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
         job, method = job._replace(published=published, published_rows=rows), made_by

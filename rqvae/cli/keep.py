@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .. import recipe
+from ..ids.generations import check_checkpoint, read_manifest
 from ..ids.publishing import load_published
 from ..ids.relabelling import best_names
 from ..inference import batch_inference
@@ -54,6 +55,8 @@ def prepare_keeping(start, keep, table, given):
     if len(sizes) < 2:
         raise ValueError(f"{start} has one level; --keep needs two or more, which leave room for new items")
     published = load_published(keep, sizes)
+    known = ((loaded.get("rqvae") or {}).get("notes") or {}).get("ancestors") or ()
+    check_checkpoint(read_manifest(keep), keep, weights_checksum(model.state_dict()), known)
     rows = _rows_of(published, keep, table)
     codes = torch.full((len(table), len(sizes)), -1)
     codes[rows >= 0] = torch.from_numpy(published.codes[rows[rows >= 0], :len(sizes)])

@@ -17,8 +17,9 @@ from ..storage.files import remove_stale_temporaries, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
                                 of_one_kind, rows_by_text)
 from .exports import check_export, export_semantic_ids
-from .files import SemanticIds, item_numbers_beside, load_semantic_ids, save_semantic_ids
+from .files import SemanticIds, existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
 from .formats import FORMATS
+from .generations import describe, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
 OWN = ("json", "jsonl", "npy")          # of `save_semantic_ids`
@@ -123,8 +124,8 @@ def refuse_existing(path, overwrite=False) -> None:
 
 
 def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, candidates=None,
-                  overwrite=False) -> list:
-    """Write the IDs in every form, all of them or none; the files written.
+                  overwrite=False, made=None, parent=None) -> list:
+    """Write the IDs in every form, all of them or none, and then their manifests; the files written.
 
     Args:
         outputs: of `plan_outputs`.
@@ -134,18 +135,19 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
         bare: (N, L) the IDs as the model gives them, for the formats in NUMBERED; None for `codes`.
         candidates: (N, T), of `ranked_last_codes`, for torcheasyrec.
         overwrite: replace what exists.
+        made, parent: for the manifests, see `generations.describe`; without `made` there are none.
 
     Raises:
         FileExistsError: one of the files has appeared since they were planned.
         ValueError: a format that counts within collisions would count otherwise than the suffix does.
     """
-    levels, written = len(num_embeddings), []
+    levels, groups = len(num_embeddings), []
     suffix = codes[:, levels] if codes.shape[1] > levels else None
     with together():
         for name, path in outputs:
             if name in OWN:
                 save_semantic_ids(codes, path, item_ids=item_ids, names=names, overwrite=overwrite)
-                written += [path, *([item_numbers_beside(path)] if name == "npy" and item_ids is not None else [])]
+                groups.append([path, *([item_numbers_beside(path)] if name == "npy" and item_ids is not None else [])])
                 continue
             table, sizes = codes, list(num_embeddings)
             if bare is not None and name in NUMBERED:
@@ -157,18 +159,22 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
                                      "leave some out; choose another format")
             elif suffix is not None:
                 sizes.append(int(suffix.max()) + 1)
-            written += export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
-                                           candidates=candidates, overwrite=overwrite)
-    return written
+            groups.append(export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
+                                              candidates=candidates, overwrite=overwrite))
+    for (name, _), files in zip(outputs, groups if made else ()):
+        write_manifest(files[0], files, describe(codes, item_ids, num_embeddings, made, format=name, parent=parent))
+    return [path for files in groups for path in files]
 
 
 def load_published(path, num_embeddings) -> SemanticIds:
     """IDs that are in use already: codes (M, L), or (M, L+1) with a suffix.
 
     Raises:
-        ValueError: they cannot be of a tokenizer with these codes; and what reading raises.
+        ValueError: they cannot be of a tokenizer with these codes, or are not what their manifest says; and what
+            reading raises.
     """
-    published = load_semantic_ids(path)
+    manifest = verified_manifest(existing_file(path))
+    published = with_kinds(load_semantic_ids(path), manifest)
     levels, width = len(num_embeddings), published.codes.shape[1]
     if width not in (levels, levels + 1):
         raise ValueError(f"{path} has {width} codes an item, the checkpoint gives {levels}, or {levels + 1} with a "

@@ -186,6 +186,19 @@ def foreign_error(model, features, codes, most_rows=4096) -> float:
     return error / spread if spread else 0.0
 
 
+def holding_cost(model, features, kept, chosen):
+    """Error of published items under the IDs that they keep, and under those that the model would choose.
+
+    Args:
+        features: a table (N, D) of these items.
+        kept, chosen: (N, L) int64.
+    """
+    held, spread, _ = row_errors(features, kept, model)
+    free = row_errors(features, chosen, model)[0]
+    total = spread.sum().item() or float("nan")
+    return held.sum().item() / total, free.sum().item() / total
+
+
 def resolving_cost(model, features, before, after, moved) -> float:
     """By how much resolving raised the relative error, looking at the rows that moved.
 

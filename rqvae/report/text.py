@@ -85,6 +85,14 @@ def kept_words(old, new) -> str:
             f"their first code: {percent(same[:, 0].mean())}")
 
 
+def holding_text(kept, chosen, held_error, free_error) -> str:
+    """What it costs that published items keep their IDs; arguments as of `assessment.holding_cost`, and what it gives."""
+    same = (np.asarray(kept) == np.asarray(chosen))
+    return (f"holding on to published IDs: error {held_error:.4f} of the {len(same):,} published items under the IDs they keep, "
+            f"{free_error:.4f} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
+            f"same, {percent(same[:, 0].mean())} the same first code")
+
+
 def prefix_table(codes) -> str:
     """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
     codes = torch.as_tensor(codes).reshape(len(codes), -1)

@@ -1,0 +1,80 @@
+"""What `infer --verify IDS` does: check a generation's files, and derive its IDs again from checkpoint and features."""
+
+import numpy as np
+import torch
+
+from ..collisions import id_keys
+from ..ids.generations import manifest_path, verified_manifest
+from ..ids.imports import import_semantic_ids
+from ..ids.publishing import NUMBERED
+from ..ids.uniqueness import unique_ids
+from ..inference import batch_inference
+from ..items.batches import FeatureLoader
+from ..items.tables import TableRows
+from ..storage.checkpoint import weights_checksum
+from .console import say
+from .item_options import OPTIONS
+from .sources import as_recorded, open_items
+
+LISTED = 5
+
+
+def prepare_verify(arguments, model, checkpoint, device):
+    """(manifest, IDs, features) of what shall be verified.
+
+    Raises:
+        ValueError: there is no manifest, a file of it has changed, or checkpoint or features are others.
+    """
+    path = arguments.verify
+    manifest = verified_manifest(path)
+    if manifest is None:
+        raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; only what infer wrote "
+                         "from 1.1 on can be verified")
+    weights, made = weights_checksum(model.state_dict()), manifest.get("checkpoint") or {}
+    if made.get("weights") != weights:
+        raise ValueError(f"{path} was made by {made.get('path')} ({str(made.get('weights'))[:8]}...), and {checkpoint} has other "
+                         f"weights ({weights[:8]}...); name the one that made it by --ckpt")
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    noted = manifest.get("features") or {}
+    if not any(given[source] for source in ("data", "texts", "p5")):
+        places = {name: (noted.get("places") or {}).get(name) for name in OPTIONS}
+        given = as_recorded({**places, "encoder": None}, path, noted.get("folder"))
+    table = open_items(**given, device=device).dataset.table
+    table.check()
+    if table.checksum() != noted.get("checksum"):
+        raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "
+                         "are others); name those by --data")
+    return manifest, import_semantic_ids(path, manifest["format"] if manifest["format"] in NUMBERED else None), table
+
+
+def run_verify(job) -> int:
+    """Say what of the generation is what its checkpoint and features give; 1 if something is not."""
+    (manifest, ids, table), model = job.verify, job.model.to(job.device)
+    levels, before = len(manifest["levels"]), manifest["published before"]
+    written = ids.codes[before:]
+    rows = np.array(manifest.get("rows") or range(len(table)))
+    if manifest["format"] in NUMBERED:
+        written = written[:, :levels]
+    drawn = np.arange(len(written))
+    sample = job.arguments.sample
+    if sample and sample < len(written):
+        drawn = np.sort(np.random.default_rng(0).permutation(len(written))[:sample])
+    part = TableRows(table, rows[drawn])
+    own = batch_inference(model, FeatureLoader(table, 1024, rows=torch.from_numpy(rows[drawn])), job.device)
+    own = own.reshape(len(drawn), -1).numpy()
+    if len(drawn) < len(written):
+        # Without the others nobody knows who had to move: an ID may differ if another item has what the model gives.
+        keys = id_keys(np.concatenate([ids.codes[:, :levels], own]))
+        wrong = (written[drawn, :levels] != own).any(axis=1) & ~np.isin(keys[len(ids.codes):], keys[:len(ids.codes)])
+    else:
+        if manifest["unique"] and manifest["format"] not in NUMBERED:
+            own = unique_ids(model, part, own, method=manifest["unique"], taken=ids.codes[:before] if before else None).codes
+        wrong = (written != own).any(axis=1)
+    say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {manifest['items']:,} items, {before:,} of them "
+        "published before; its files are as they were written")
+    say(f"{(~wrong).sum():,} of {len(wrong):,} IDs are what {job.title} and {table.source} give")
+    for place in np.flatnonzero(wrong)[:LISTED].tolist():
+        row = before + int(drawn[place])
+        item = ids.item_ids[row] if ids.item_ids else f"row {row}"
+        say(f"  {item}: {ids.codes[row].tolist()} is written, {own[place].tolist()} is what they give")
+    return int(wrong.any())

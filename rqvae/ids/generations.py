@@ -1,0 +1,152 @@
+"""What a file of semantic IDs is and what made it, in a manifest beside it: `semantic_ids.json.manifest`. Knows no model.
+
+The manifest is written last: a generation that was only half replaced does not agree with the old one. Whoever builds on
+these files checks it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..storage.files import write_atomically
+from ..storage.item_ids import as_integers, kind_of
+
+MANIFEST = ".manifest"
+FORMAT = 1
+_MOST = 2 ** 24                     # bytes; an honest one has two thousand
+
+
+def manifest_path(path) -> Path:
+    path = Path(path)
+    return path.with_name(path.name + MANIFEST)
+
+
+def describe(codes, item_ids, sizes, made, *, format, parent=None) -> dict:
+    """What a generation says of itself, but for its files.
+
+    Args:
+        codes: (N, L) int64, or (N, L+1) with a suffix.
+        item_ids: N, or None where the rows are the items.
+        sizes: K of each level.
+        made: what made the new ones: "checkpoint" (path, weights), "features" (source, checksum, item_ids), "unique", ...
+        format: of the main file.
+        parent: the manifest of the generation that this one goes on from, or for one without a manifest how many items it
+            has; None for a first.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(codes, "<i8").tobytes())
+    digest.update("\n".join(map(str, item_ids or ())).encode("utf-8", "surrogatepass"))
+    before = parent["items"] if isinstance(parent, dict) else parent or 0
+    return {
+        "manifest": FORMAT,
+        "generation": digest.hexdigest()[:32],
+        "parent": parent.get("generation") if isinstance(parent, dict) else None,
+        "items": len(codes),
+        "published before": before,
+        "added": len(codes) - before,
+        "changed": 0,
+        "levels": list(sizes),
+        "item_ids": kind_of(item_ids),
+        "format": format,
+        **made,
+    }
+
+
+def write_manifest(main, files, content) -> None:
+    """Write the manifest of `main`, which stands for all `files` that were written with it.
+
+    Args:
+        main: path of the main file.
+        files: all paths, the main one included.
+        content: of `describe`.
+    """
+    main = Path(main)
+    listed = {}
+    for path in map(Path, files):
+        name = path.relative_to(main.parent).as_posix() if path.is_relative_to(main.parent) else str(path)
+        listed[name] = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+    text = json.dumps({**content, "files": listed}, indent=2, ensure_ascii=True) + "\n"
+    write_atomically(manifest_path(main), lambda file: file.write(text.encode()))
+
+
+def read_manifest(path):
+    """The manifest of a file of IDs, or None where it has none.
+
+    Raises:
+        ValueError: the manifest is damaged or of another kind.
+    """
+    beside = manifest_path(path)
+    if not beside.is_file():
+        return None
+    try:
+        with open(beside, "rb") as file:
+            content = json.loads(file.read(_MOST))
+        known = content["manifest"], content["generation"], content["items"], content["levels"], content["files"]
+        whole = isinstance(known[4], dict) and all(isinstance(each["sha256"], str) for each in known[4].values())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{beside} is cut off or damaged, so nobody can tell whether {path} is what was published; restore "
+                         "both, or remove the manifest to take the file as it is")
+    if content["manifest"] != FORMAT:
+        raise ValueError(f"{beside} has the format {str(content['manifest'])[:20]}, this version reads {FORMAT}; use the "
+                         "version that wrote it")
+    return content
+
+
+def verified_manifest(path):
+    """`read_manifest`, once every file that it names is what was written.
+
+    Raises:
+        ValueError: one is missing, cut off or changed; it is named.
+    """
+    content = read_manifest(path)
+    for name, expected in (content or {}).get("files", {}).items():
+        file = Path(path).parent / name
+        remedy = f"restore the files of one generation, or remove {manifest_path(path).name} to take them as they are"
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, which {manifest_path(path).name} names; {remedy}")
+        size = file.stat().st_size
+        if size < expected.get("bytes", 0):
+            raise ValueError(f"{file} is cut off: it has {size:,} bytes, {expected['bytes']:,} were written; {remedy}")
+        if file_checksum(file) != expected["sha256"]:
+            raise ValueError(f"{file} is not the file that was written with {manifest_path(path).name}: it was edited, or is "
+                             f"of another generation; {remedy}")
+    return content
+
+
+def with_kinds(ids, manifest):
+    """`SemanticIds` of a file whose keys are text, with item IDs of the kind that the manifest knows."""
+    if manifest and manifest.get("item_ids") == "integer" and kind_of(ids.item_ids) == "text":
+        return ids._replace(item_ids=as_integers(ids.item_ids))
+    return ids
+
+
+def check_checkpoint(manifest, path, weights, ancestors=()) -> None:
+    """Refuse to go on from a generation with a model that its IDs mean nothing to.
+
+    Args:
+        manifest: of the generation, or None.
+        path: of its file, for messages.
+        weights: checksum of the model's weights.
+        ancestors: checksums of those that it was trained on from, holding what they had published.
+
+    Raises:
+        ValueError: it is another model.
+    """
+    made = ((manifest or {}).get("checkpoint") or {}).get("weights")
+    if made is not None and made != weights and made not in ancestors:
+        raise ValueError(f"{path} was made by other weights ({made[:8]}..., {manifest['checkpoint'].get('path')}) than these "
+                         f"({weights[:8]}...), and these were not trained on from them, so their codes mean other things; "
+                         "name that checkpoint, or train with --from and --keep")
+
+
+def file_checksum(path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(2 ** 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Generations of IDs: manifests, what is said of edited, swapped, cut off and half-written ones, and --verify."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import infer
+import train
+from samples import clustered
+from rqvae import load_semantic_ids
+
+SIZES = ["--num-embeddings", "16", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "32", "--epochs", "2"]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch, capsys):
+    """Inside an empty folder: a model of 200 items, their IDs in pub.json and pub.npy, and 30 new items."""
+    monkeypatch.chdir(tmp_path)
+    rows = clustered(230).numpy()
+    np.save("old.npy", rows[:200])
+    np.save("old_ids.npy", np.arange(1000, 1200))
+    np.save("new.npy", rows[200:])
+    np.save("new_ids.npy", np.arange(1200, 1230))
+    assert train.main(["--data", "old.npy", "--item-ids", "old_ids.npy", *SIZES]) == 0
+    for name in ("pub.json", "pub.npy"):
+        assert infer.main(["--unique", "--output", name]) == 0
+    capsys.readouterr()
+
+
+APPEND = ["--data", "new.npy", "--item-ids", "new_ids.npy", "--output", "all.jsonl", "--append-to"]
+
+
+def said(capsys, argv, code=2):
+    assert infer.main(argv) == code
+    out, err = capsys.readouterr()
+    return err if code == 2 else out
+
+
+def test_a_generation_says_what_made_it_and_what_it_goes_on_from(published):
+    first = json.loads(Path("pub.json.manifest").read_text())
+    assert infer.main([*APPEND, "pub.json"]) == 0
+    second = json.loads(Path("all.jsonl.manifest").read_text())
+    assert (first["items"], first["parent"], first["unique"], first["item_ids"]) == (200, None, "nearest", "integer")
+    assert (second["items"], second["published before"], second["added"], second["changed"]) == (230, 200, 30, 0)
+    assert second["parent"] == first["generation"] == json.loads(Path("pub.npy.manifest").read_text())["generation"]
+    assert set(json.loads(Path("pub.npy.manifest").read_text())["files"]) == {"pub.npy", "pub.item2id"}
+    assert load_semantic_ids("all.jsonl").item_ids == list(range(1000, 1230))       # text as keys of JSON, integers again
+
+
+def test_edited_swapped_cut_off_and_half_written_generations_are_refused_by_name(published, capsys):
+    text = Path("pub.json").read_text()
+    Path("pub.json").write_text(text.replace("<a_1>", "<a_2>", 1))
+    assert "pub.json is not the file that was written with pub.json.manifest: it was edited" in said(capsys, [*APPEND, "pub.json"])
+    Path("pub.json").write_text(text[:-40])
+    assert "pub.json is cut off: it has" in said(capsys, [*APPEND, "pub.json"])
+    Path("pub.json").write_text(text)
+    order = np.random.default_rng(0).permutation(200)
+    names = Path("pub.item2id").read_text().splitlines()
+    Path("pub.item2id").write_text("".join(f"{names[row].split()[0]}\t{place}\n" for place, row in enumerate(order)))
+    assert "pub.item2id is not the file that was written with pub.npy.manifest" in said(capsys, [*APPEND, "pub.npy"])
+    Path("pub.item2id").unlink()
+    assert "pub.item2id is missing, which pub.npy.manifest names" in said(capsys, [*APPEND, "pub.npy"])
+    shutil.copy("pub.json.manifest", "kept.manifest")
+    assert infer.main(["--unique", "none", "--output", "pub.json", "--overwrite"]) == 0
+    shutil.copy("kept.manifest", "pub.json.manifest")           # new IDs that never got their manifest
+    assert "is not the file that was written with pub.json.manifest" in said(capsys, [*APPEND, "pub.json"])
+    Path("pub.json.manifest").write_text("{\"manifest\": 1")
+    assert "pub.json.manifest is cut off or damaged" in said(capsys, [*APPEND, "pub.json"])
+    assert not Path("all.jsonl").exists()
+
+
+def test_ids_without_a_manifest_still_go_on(published):
+    Path("pub.json.manifest").unlink()
+    assert infer.main([*APPEND, "pub.json"]) == 0
+    assert json.loads(Path("all.jsonl.manifest").read_text())["published before"] == 200
+
+
+def test_a_foreign_model_is_refused_and_one_that_went_on_is_not(published, capsys):
+    assert train.main(["--data", "old.npy", "--seed", "7", "--checkpoint-dir", "other", *SIZES]) == 0
+    capsys.readouterr()
+    assert "pub.json was made by other weights" in said(capsys, ["--ckpt", "other/best.ckpt", *APPEND, "pub.json"])
+    keep = ["--from", "other/best.ckpt", "--keep", "pub.json", "--data", "old.npy", "--item-ids", "old_ids.npy"]
+    assert train.main([*keep, "--checkpoint-dir", "more"]) == 2
+    assert "pub.json was made by other weights" in capsys.readouterr().err
+    keep[1] = "checkpoints/best.ckpt"
+    assert train.main([*keep, "--checkpoint-dir", "more", "--epochs", "1"]) == 0
+    assert infer.main(["--ckpt", "more/best.ckpt", *APPEND, "pub.json"]) == 0
+
+
+def test_verifying_derives_a_generation_again(published, capsys):
+    assert infer.main([*APPEND, "pub.json"]) == 0
+    capsys.readouterr()
+    for name, count in (("pub.json", 200), ("pub.npy", 200), ("all.jsonl", 30)):
+        assert f"{count} of {count} IDs are what checkpoints/best.ckpt" in said(capsys, ["--verify", name], 0)
+        assert "20 of 20 IDs are what" in said(capsys, ["--verify", name, "--sample", "20"], 0)
+    manifest, text = Path("pub.json.manifest").read_text(), Path("pub.json").read_text()
+    codes = load_semantic_ids("pub.json").codes.copy()
+    codes[[3, 4]] = codes[[4, 3]]
+    from rqvae.ids.files import save_semantic_ids
+    from rqvae.ids.generations import file_checksum
+    save_semantic_ids(codes, "pub.json", item_ids=list(range(1000, 1200)), overwrite=True)
+    Path("pub.json.manifest").write_text(manifest.replace(
+        json.loads(manifest)["files"]["pub.json"]["sha256"], file_checksum("pub.json")))
+    out = said(capsys, ["--verify", "pub.json"], 1)
+    assert "198 of 200 IDs are what" in out and "1003: " in out and "1004: " in out
+    Path("pub.json.manifest").write_text(manifest)
+    assert "it was edited" in said(capsys, ["--verify", "pub.json"]) or "cut off" in text
+    Path("pub.json").write_text(text)
+    np.save("old.npy", np.load("old.npy")[::-1].copy())
+    assert "old.npy does not hold the features that pub.json was made from" in said(capsys, ["--verify", "pub.json"])
+    Path("pub.json.manifest").unlink()
+    assert "pub.json has no pub.json.manifest, so it does not say what made it" in said(capsys, ["--verify", "pub.json"])
