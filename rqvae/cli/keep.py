@@ -8,12 +8,12 @@ import torch
 from .. import recipe
 from ..ids.generations import check_checkpoint, read_manifest
 from ..ids.publishing import load_published
-from ..ids.relabelling import best_names
 from ..inference import batch_inference
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
 from ..recipe.assignment import BalancedAssignment
 from ..recipe.keeping import LEARNING_RATE, HeldAssignment
+from ..recipe.relabelling import best_names
 from ..report.text import kept_words
 from ..storage.checkpoint import load_checkpoint, save_checkpoint, weights_checksum
 from ..storage.item_ids import rows_by_text

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rqvae.collisions import collision_report
-from rqvae.ids import relabelling
-from rqvae.ids.relabelling import best_names, optimal_assignment, renamed
+from rqvae.recipe import relabelling
+from rqvae.recipe.relabelling import best_names, optimal_assignment, renamed
 
 
 def total(gains, found):
