@@ -24,7 +24,7 @@ from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (collapse_advice, foreign_words, holding_text, prefix_table, report_rows, report_text, resolution_text,
+from ..report.text import (collapse_advice, foreign_words, comparison_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
@@ -50,6 +50,8 @@ def work(job) -> int:
         return run_verify(job)
     if job.ids:
         judge(job, job.ids.codes, job.names or job.ids.item_ids)
+        if job.comparison:
+            say("\n" + comparison_text(job.comparison, arguments.ids, arguments.against))
         return 0
     if arguments.save_pretrained and not distributed.rank():
         model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)

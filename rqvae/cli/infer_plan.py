@@ -19,6 +19,7 @@ from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_publish
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import resolve_device
 from ..items.interactions import Interactions
+from ..recipe.comparison import compare_ids
 from ..model import RqVae
 from ..programs import check_program
 from ..report.assessment import is_suffix
@@ -59,6 +60,7 @@ class Job(NamedTuple):
     verify: tuple = None            # of `prepare_verify`
     ancestors: list = ()            # of the model, which may go on from their generations, see `train --from --keep`
     ids: SemanticIds = None
+    comparison: dict = None         # of `compare_ids`
 
 
 def prepare(arguments) -> Job:
@@ -190,6 +192,8 @@ def prepare_ids(job) -> Job:
         table = items.dataset.table
         table.check()
         ids = in_order_of(table, ids, arguments.ids)
+    if arguments.against:
+        job = job._replace(comparison=compare(arguments, ids))
     if arguments.num_embeddings is not None:
         check_num_embeddings(arguments, ids.codes)
     pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
@@ -209,6 +213,15 @@ def check_num_embeddings(arguments, codes) -> None:
         if column.max() >= size:
             raise ValueError(f"--num-embeddings is {size}, but {arguments.ids} has the code {column.max()} on level "
                              f"{level}")
+
+
+def compare(arguments, ids) -> dict:
+    """What is left in `ids` of the older ones."""
+    old = import_semantic_ids(arguments.against, arguments.ids_format, num_embeddings=arguments.num_embeddings)
+    try:
+        return compare_ids(ids, old)
+    except ValueError as error:
+        raise ValueError(f"{arguments.ids} against {arguments.against}: {error}") from None
 
 
 def check_report(arguments) -> None:

@@ -26,6 +26,7 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint, require_train
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, set_aside
 from .console import StopSignals, command, say
+from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import identity
@@ -103,6 +104,8 @@ def prepare(arguments) -> Job:
         model, kept = prepare_keeping(settings["from_"], settings["keep"], table,
                                       {name: value for name, value in given.items() if value is not None})
         settings = {**settings, **{name: model.hyper_parameters[name] for name in MODEL_OPTIONS}}
+        if arguments.epochs is None and "epochs" not in recorded:
+            settings["epochs"] *= KEEPING_EPOCHS
         if arguments.learning_rate:
             kept = kept._replace(learning_rate=arguments.learning_rate)
     else:

@@ -93,6 +93,17 @@ def holding_text(kept, chosen, held_error, free_error) -> str:
             f"same, {percent(same[:, 0].mean())} the same first code")
 
 
+def comparison_text(found, new, old) -> str:
+    """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
+    lengths = ["first code", *(f"first {length} codes" for length in range(2, len(found["kept"]) + 1))]
+    lengths[-1] = "whole ID"
+    rows = [[name, *(percent(found[key][place]) if found[key][place] == found[key][place] else "-"
+                     for key in ("kept", "kept_renamed", "neighbours"))] for place, name in enumerate(lengths)]
+    return (f"{new} against {old}: {found['common']:,} items in both, {found['new']:,} new, {found['gone']:,} gone\n"
+            + table(["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"], rows)
+            + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
+
+
 def prefix_table(codes) -> str:
     """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
     codes = torch.as_tensor(codes).reshape(len(codes), -1)

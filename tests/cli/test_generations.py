@@ -114,3 +114,11 @@ def test_verifying_derives_a_generation_again(published, capsys):
     assert "old.npy does not hold the features that pub.json was made from" in said(capsys, ["--verify", "pub.json"])
     Path("pub.json.manifest").unlink()
     assert "pub.json has no pub.json.manifest, so it does not say what made it" in said(capsys, ["--verify", "pub.json"])
+
+
+def test_two_files_of_ids_are_compared(published, capsys):
+    assert infer.main([*APPEND, "pub.json"]) == 0
+    out = said(capsys, ["--ids", "all.jsonl", "--against", "pub.json", "--report"], 0)
+    assert "all.jsonl against pub.json: 200 items in both, 30 new, 0 gone" in out
+    assert any(line.split()[:2] == ["whole", "ID"] and "100" in line for line in out.split("against")[-1].splitlines())
+    assert "--against needs --ids" in said(capsys, ["--against", "pub.json"])
