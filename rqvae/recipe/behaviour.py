@@ -16,7 +16,7 @@ STEPS = 5                   # of the walk: what is taken along with what is take
 REACH = 9                   # how many places apart in a user's list two items still belong together
 DECODER_EPOCHS = 1 / 6      # share of the epochs, at the end, that train the decoder alone
 MOST_NUMBERS = 2**30        # items times width: three arrays of 4 bytes each are held at a time
-EVENTS_PER_CHUNK = 2**16    # of 384 features: 100 MB, a few times
+EVENTS_PER_CHUNK = 2**11    # with the features of so many, vectors of 384 numbers stay in the cache
 ROWS_PER_CHUNK = 4096
 
 
