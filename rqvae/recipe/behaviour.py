@@ -12,7 +12,7 @@ import hashlib
 import torch
 
 SHARE = 0.85                # of the way towards the others that an item goes at each step
-STEPS = 20                  # of the walk, after which it stands still: what is taken along with what is taken along, ...
+STEPS = 5                   # of the walk: what is taken along with what is taken along, ...; 20 were worth no more
 REACH = 9                   # how many places apart in a user's list two items still belong together
 DECODER_EPOCHS = 1 / 6      # share of the epochs, at the end, that train the decoder alone
 MOST_NUMBERS = 2**30        # items times width: three arrays of 4 bytes each are held at a time
