@@ -8,6 +8,8 @@ import torch
 from rqvae import FeatureLoader, RqVae, fit, recipe
 from rqvae.recipe import behaviour
 from rqvae.recipe.mixing import nearest_items
+from rqvae.storage.checkpoint import load_checkpoint
+from rqvae.training import TrainingInterrupted
 
 SMALL = {**recipe.MODEL, "hidden_dim": [32], "latent_dim": 8, "num_embeddings": 8}
 
@@ -129,3 +131,28 @@ def test_the_decoder_alone_has_a_cosine_of_its_own():
         configured["lr_scheduler"]["scheduler"].step()
     assert rates[50] == pytest.approx(1) and rates[525] == pytest.approx(0.5) and rates[999] < 0.01
     assert rates[1000] == pytest.approx(0.25) and rates[1100] == pytest.approx(0.125) and rates[1200] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("stop_after", [5, 21])
+def test_an_interrupted_run_goes_on_to_the_bit(tmp_path, stop_after):
+    """In an epoch with targets, and in one of the decoder alone."""
+    features, lists = drawn(60, 8)
+
+    def run(folder, **options):
+        torch.manual_seed(0)
+        model, loader = RqVae(8, **SMALL), FeatureLoader(features, 16, shuffle=True)
+        if "resume_from" not in options:
+            recipe.start(model, loader)
+        else:
+            model.load_state_dict(load_checkpoint(options["resume_from"])["state_dict"])
+        users = interactions(*lists)
+        fit(model, recipe.training(model, loader, 6, interactions=users), max_epochs=6, device="cpu", progress=False,
+            optimizers=recipe.configure_optimizers(model, 6 * len(loader), interactions=users),
+            checkpoint_dir=tmp_path / folder, **options)
+        return model.state_dict()
+
+    straight, steps = run("straight"), iter(range(1, 100))
+    with pytest.raises(TrainingInterrupted):
+        run("broken", stop=lambda: next(steps) == stop_after)
+    resumed = run("broken", resume_from=tmp_path / "broken" / "last.ckpt")
+    assert all(torch.equal(resumed[name], value) for name, value in straight.items())
