@@ -28,7 +28,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
         "encodes the items that the checkpoint was trained on."))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(
-        [f"  {'json, jsonl, npy':<20}ours; json is LC-Rec's index, with item IDs for keys where there are any",
+        [f"  {'json, jsonl, csv, npy':<20}ours; json is LC-Rec's index, with item IDs for keys where there are any",
          *(f"  {name:<20}{form.sentence}" for name, form in FORMATS.items())])
     add = parser.add_argument
     add("--ckpt", nargs="?", default=DEFAULT_CKPT, const=DEFAULT_CKPT, metavar="PATH",
@@ -44,7 +44,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                                        "a line) or .json")
     group = parser.add_argument_group("IDs")
     add = group.add_argument
-    add("--output", metavar="PATH", help="the file, .json, .jsonl or .npy (default: semantic_ids.json); with --format "
+    add("--output", metavar="PATH", help="the file, .json, .jsonl, .csv or .npy (default: semantic_ids.json); with --format "
                                          "a file of that format, or a folder (default: semantic_ids)")
     add("--format", nargs="+", metavar="NAME", help="write the files that other systems read, one or several of the "
                                                     "formats listed below")

@@ -1,4 +1,4 @@
-"""Codes -> unique IDs, tokens, files, look-up. Knows no model, and no format but our own three.
+"""Codes -> unique IDs, tokens, files, look-up. Knows no model, and no format but our own four.
 
 The files are here. Resolving, tokens and look-up live next door and are found here as well: this
 is the room that callers ask.
@@ -25,13 +25,14 @@ from ..storage.files import describe_content, nearest_names, remove_stale_tempor
 from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
+from .tables import read_table, write_table
 from .tokens import from_tokens, level_letters, to_tokens, token_codes
 
 __all__ = ["Resolution", "SemanticIdIndex", "SemanticIds", "check_output", "collision_report",
            "from_tokens", "load_semantic_ids", "resolve_collisions", "save_semantic_ids",
            "to_tokens"]
 
-_KINDS = ".json, .jsonl or .npy"
+_KINDS = ".json, .jsonl, .csv or .npy"
 _ROWS_AT_ONCE = 2 ** 14
 _LONGEST_LINE = 2 ** 20             # bytes; an honest line has some hundred
 # Behind a key: a flat list of limited length, so that no content can exhaust the JSON parser.
@@ -52,6 +53,7 @@ def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence
       keys are the row numbers, or the item IDs where there are any.
     - .jsonl: a line for each item, `{"row": 0, "item_id": "B01", "name": "Drill", "codes": [183,
       70], "tokens": ["<a_183>", "<b_70>"]}`, with item_id and name where there are any.
+    - .csv: a header and a line for each item: `item_id` (or `row`), `name` where there are any, `code_1`, `code_2`, ...
     - .npy: the codes alone, int64 (N, L); item IDs stand beside it, in a file `.item2id` with a line
       `ID<tab>row` for each.
 
@@ -76,6 +78,9 @@ def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence
         with together():
             write_item_numbers(item_ids, path, len(codes), overwrite)
             write_atomically(path, lambda file: np.save(file, codes, allow_pickle=False), replace=overwrite)
+        return
+    if path.suffix == ".csv":
+        write_atomically(path, lambda file: write_table(file, codes, item_ids, names), replace=overwrite)
         return
     level_letters(codes.shape[1])                   # too many levels: said before writing
     if path.suffix == ".json":
@@ -318,4 +323,4 @@ def _checked(where, check, *arguments):
         raise ValueError(f"{where}: {error}") from None
 
 
-_READERS = {".json": _read_json, ".jsonl": _read_lines, ".npy": _read_npy}
+_READERS = {".json": _read_json, ".jsonl": _read_lines, ".csv": lambda path: SemanticIds(*read_table(path)), ".npy": _read_npy}

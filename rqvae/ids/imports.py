@@ -244,5 +244,5 @@ def _rectangle(path, flat, widths):
 
 _PARSERS = {"minionerec": _parse_info, "openonerec": _parse_openonerec,
             "semantic-id": _parse_semantic_id}
-_READERS = {".json": _read_json, ".jsonl": _read_own, ".npy": _read_own, ".pt": _read_tensor,
+_READERS = {".json": _read_json, ".jsonl": _read_own, ".csv": _read_own, ".npy": _read_own, ".pt": _read_tensor,
             ".parquet": _read_parquet, ".txt": _read_text}

@@ -22,7 +22,7 @@ from .formats import FORMATS
 from .generations import describe, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
-OWN = ("json", "jsonl", "npy")          # of `save_semantic_ids`
+OWN = ("json", "jsonl", "csv", "npy")          # of `save_semantic_ids`
 LETTERED = ("json", "jsonl", "lcrec", "minionerec", "minionerec-kmeans", "openonerec")  # a letter a level
 BY_ROW = ("npy", "lcrec", "minionerec", "minionerec-kmeans", "grid", "tiger", "semantic-id")    # these know rows alone
 NUMBERED = ("minionerec-kmeans", "grid", "tiger", "semantic-id")    # these count within a collision by themselves
@@ -48,9 +48,9 @@ def plan_outputs(formats, output, overwrite=False) -> list:
     path = Path(output or ("semantic_ids" if formats else "semantic_ids.json"))
     if not formats:
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file to write, .json, .npy or .jsonl, or a --format")
+            raise IsADirectoryError(f"{path} is a folder; name a file to write, .json, .jsonl, .csv or .npy, or a --format")
         if path.suffix[1:] not in OWN:
-            raise ValueError(f"--output is {path}; its suffix must be .json, .npy or .jsonl, unless a --format is named")
+            raise ValueError(f"--output is {path}; its suffix must be .json, .jsonl, .csv or .npy, unless a --format is named")
         outputs = [Output(path.suffix[1:], path)]
     else:
         unknown = [name for name in formats if name not in OWN and name not in FORMATS]

@@ -48,7 +48,7 @@ def test_one_id_an_item_in_row_order_in_lc_rec_s_form(trained, capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("suffix", [".json", ".npy", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".json", ".npy", ".jsonl", ".csv"])
 def test_every_output_form_holds_the_same_ids(trained, suffix):
     assert infer.main(["--ckpt", "--output", f"out/ids{suffix}", "--unique", "none"]) == 0
     expected = trained.generate_semantic_ids(clustered(200)).numpy()
@@ -116,7 +116,7 @@ def test_a_row_that_is_not_a_number_is_refused(trained, capsys):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["--ckpt", "--output", "ids.csv"], "--output is ids.csv; its suffix must be .json, .npy or .jsonl"),
+    (["--ckpt", "--output", "ids.xls"], "--output is ids.xls; its suffix must be .json, .jsonl, .csv or .npy"),
     (["--ckpt", "--batch-size", "0"], "--batch-size is 0, must be 1 or more"),
     (["--ckpt", "--batchsize", "4"], "did you mean --batch-size?"),
     (["--ckpt", "--output", "."], "is a folder"),

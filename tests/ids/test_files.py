@@ -109,12 +109,12 @@ def test_the_folder_is_made_and_an_existing_file_is_kept(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["ids.json"]
 
 
-@pytest.mark.parametrize("name", ["ids.csv", "ids", "ids.pt"])
+@pytest.mark.parametrize("name", ["ids.xls", "ids", "ids.pt"])
 def test_another_suffix_is_refused_with_the_right_ones(tmp_path, name):
-    with pytest.raises(ValueError, match="has the suffix .*; .* saved as .json, .jsonl or .npy"):
+    with pytest.raises(ValueError, match="has the suffix .*; .* saved as .json, .jsonl, .csv or .npy"):
         save_semantic_ids([[1]], tmp_path / name)
     write(tmp_path / name, "1")
-    with pytest.raises(ValueError, match="read from .json, .jsonl or .npy, .* import_semantic_ids"):
+    with pytest.raises(ValueError, match="read from .json, .jsonl, .csv or .npy, .* import_semantic_ids"):
         load_semantic_ids(tmp_path / name)
 
 

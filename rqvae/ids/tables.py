@@ -1,0 +1,64 @@
+"""Semantic IDs as a table of CSV: item_id (or row), name where there are any, code_1, code_2, ...
+
+Shapes:  N items   L levels
+"""
+
+import csv
+import io
+from array import array
+
+import numpy as np
+
+from ..codes import as_item_ids
+
+_ROWS_AT_ONCE = 2 ** 14
+
+
+def write_table(file, codes, item_ids, names) -> None:
+    """A header, and a line for each item, into an open binary file."""
+    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    labels = [range(len(codes)) if item_ids is None else item_ids, *([] if names is None else [names])]
+    lines.writerow(["row" if item_ids is None else "item_id", *([] if names is None else ["name"]),
+                    *(f"code_{level}" for level in range(1, codes.shape[1] + 1))])
+    for start in range(0, len(codes), _ROWS_AT_ONCE):
+        block = codes[start:start + _ROWS_AT_ONCE].tolist()
+        lines.writerows([*(label[row] for label in labels), *item_codes] for row, item_codes in enumerate(block, start))
+    text.flush()
+    text.detach()
+
+
+def read_table(path) -> tuple:
+    """(N, L) codes, N item IDs or None, N names or None.
+
+    Raises:
+        ValueError: another content; the message has the line.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            header = next(lines, [])
+            first = next((place for place, name in enumerate(header) if name == "code_1"), None)
+            if first is None or header[first:] != [f"code_{level}" for level in range(1, len(header) - first + 1)] or \
+                    header[:first] not in (["row"], ["item_id"], ["row", "name"], ["item_id", "name"]):
+                raise ValueError(f"its header is {str(header)[:80]}; expected item_id (or row), name if there are any, "
+                                 "code_1, code_2, ...")
+            labels, flat = [[] for _ in header[:first]], array("q")
+            for line in lines:
+                if len(line) != len(header) or not all(code.isascii() and code.isdigit() for code in line[first:]):
+                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; expected {len(header)} fields, codes last")
+                for values, value in zip(labels, line):
+                    values.append(value)
+                flat.extend(map(int, line[first:]))
+        except (ValueError, OverflowError, csv.Error) as error:
+            raise ValueError(f"{path}: {error}") from None
+    count = len(labels[0])
+    if not count:
+        raise ValueError(f"{path} holds no semantic IDs; expected a line for each item")
+    if header[0] == "row" and labels[0] != list(map(str, range(count))):
+        raise ValueError(f"{path}: its rows are not 0 to {count - 1} in order; lines are missing, twice there, or sorted")
+    try:
+        item_ids = None if header[0] == "row" else as_item_ids(labels[0], count)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return np.frombuffer(flat, np.int64).reshape(count, -1), item_ids, labels[1] if first == 2 else None
