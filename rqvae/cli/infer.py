@@ -19,12 +19,12 @@ from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
-from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, unsettled
+from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, row_errors, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (collapse_advice, foreign_words, comparison_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
+from ..report.text import (collapse_advice, foreign_words, comparison_text, freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
@@ -156,6 +156,15 @@ def write(job, codes, bare) -> str:
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 
 
+def freshness(job, codes) -> str:
+    """How items that the model was not trained on fare beside those held out then, in words; "" where that is not known."""
+    if job.model is None or job.items is None or job.split is not None:
+        return ""
+    then = next((row.get("val_recon_loss") for row in job.history if row.get("chosen")), None)
+    table = job.items.dataset.table
+    return freshness_text(row_errors(table, codes, job.model)[0].mean().item() / table.shape[1], then)
+
+
 def made_by(job) -> dict:
     """What made the new IDs, for the manifest."""
     table = job.items.dataset.table
@@ -215,6 +224,9 @@ def judge(job, codes, names, resolution=None) -> None:
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
+    fresh = freshness(job, codes if before is None else before)
+    if fresh:
+        say("\n" + fresh)
     if job.arguments.report:
         table = job.items.dataset.table if job.items else None
         seen = plane(table, codes, names) if table is not None and table.shape[1] > 1 else None

@@ -15,6 +15,7 @@ from ..storage.words import shown
 from .assessment import QUESTIONS, codes_of, per_level, usable_codes
 from .words import percent, sizes_in_words, table
 
+RETRAIN_FROM = 1.25     # of the error of held-out items: random parts of one catalogue stay below 1.1 where they are not tiny
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
 
 
@@ -102,6 +103,22 @@ def comparison_text(found, new, old) -> str:
     return (f"{new} against {old}: {found['common']:,} items in both, {found['new']:,} new, {found['gone']:,} gone\n"
             + table(["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"], rows)
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
+
+
+def freshness_text(error, then) -> str:
+    """Whether new items fare as new items did when the model was trained, and whether a retraining pays; "" if unknown.
+
+    Args:
+        error: mean squared error of the new items, an element.
+        then: the same of the items held out in training.
+    """
+    if not then or not error == error:
+        return ""
+    times = f"the error of new items is {error / then:.2f} times that of the items held out when the model was trained"
+    if error <= RETRAIN_FROM * then:
+        return f"{times}: they fare as new items did then, and nothing asks for a retraining (from {RETRAIN_FROM} times on)"
+    return (f"WARNING: {times}; from {RETRAIN_FROM} times on a retraining pays, which keeps what is published: "
+            "train --from CHECKPOINT --keep IDS --data ALL")
 
 
 def prefix_table(codes) -> str:

@@ -122,3 +122,18 @@ def test_two_files_of_ids_are_compared(published, capsys):
     assert "all.jsonl against pub.json: 200 items in both, 30 new, 0 gone" in out
     assert any(line.split()[:2] == ["whole", "ID"] and "100" in line for line in out.split("against")[-1].splitlines())
     assert "--against needs --ids" in said(capsys, ["--against", "pub.json"])
+
+
+def test_a_report_on_new_items_says_when_to_retrain(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = clustered(2000).numpy()
+    part = np.random.default_rng(0).permutation(2000) < 200                 # a random tenth of one catalogue
+    np.save("old.npy", rows[~part])
+    np.save("tenth.npy", rows[part])
+    np.save("other.npy", clustered(200, seed=9).numpy())                    # around other centres
+    assert train.main(["--data", "old.npy", *SIZES, "--val-fraction", "0.2"]) == 0
+    capsys.readouterr()
+    assert "nothing asks for a retraining" in said(capsys, ["--data", "tenth.npy", "--report"], 0)
+    out = said(capsys, ["--data", "other.npy", "--report"], 0)
+    assert "WARNING: the error of new items is" in out and "a retraining pays" in out
+    assert "retraining" not in said(capsys, ["--report"], 0)
