@@ -23,7 +23,7 @@ from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 from .storage.files import append_line, remove_stale_temporaries, write_atomically
 
-CHECKPOINTS = ("last.ckpt", "best.ckpt")
+CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 
 
@@ -227,6 +227,7 @@ def set_aside(folder):
     if folder is None or distributed.rank():
         yield
         return
+    mend(folder)
     for name in CHECKPOINTS:
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder / name, folder / f"earlier-{name}")
@@ -234,9 +235,17 @@ def set_aside(folder):
         yield
     finally:
         if not any((folder / name).exists() for name in CHECKPOINTS):
-            for name in CHECKPOINTS:
+            for name in reversed(CHECKPOINTS):
                 with contextlib.suppress(OSError):
                     os.replace(folder / f"earlier-{name}", folder / name)
+
+
+def mend(folder) -> None:
+    """Put back what a run had set aside that was killed before it had set all aside: then `last.ckpt` is still there."""
+    best, last = (folder / name for name in CHECKPOINTS)
+    if last.exists() and not best.exists() and not (folder / f"earlier-{last.name}").exists():
+        with contextlib.suppress(OSError):
+            os.replace(folder / f"earlier-{best.name}", best)
 
 
 def _append_line(folder, row):

@@ -141,6 +141,7 @@ def test_an_odd_field_of_a_checkpoint_is_one_error_or_none(place, capsys, where,
 
     content = load_checkpoint("checkpoints/last.ckpt")
     change(content)
+    Path("best.ckpt").write_bytes(Path("checkpoints/best.ckpt").read_bytes())
     with open("odd.ckpt", "wb") as file:
         torch.save(content, file)
     for script, argv in ((infer, ["--ckpt", "odd.ckpt", "--output", "o.json", "--unique", "none", "--overwrite"]),
@@ -239,6 +240,26 @@ def test_a_run_killed_while_it_replaces_another_is_not_taken_for_it(place, monke
         assert train.main(again) == 0
     assert load_checkpoint("checkpoints/best.ckpt")["rqvae"]["notes"]["seed"] == 5
     assert sorted(os.listdir("checkpoints")) == ["best.ckpt", "last.ckpt", "metrics.jsonl"]
+
+
+def test_a_run_killed_while_it_sets_another_aside_leaves_that_one(place, monkeypatch):
+    before = contents("checkpoints")
+    child = os.fork()
+    if child == 0:
+        replace, calls = os.replace, []
+
+        def killing(source, target):
+            replace(source, target)
+            if "earlier-" in str(target):
+                os.kill(os.getpid(), signal.SIGKILL)
+        monkeypatch.setattr(os, "replace", killing)
+        train.main([*RUN, "--checkpoint-dir", "checkpoints", "--epochs", "2", "--overwrite"])
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert train.main(["--resume", "--epochs", "3"]) == 0           # nothing to do
+    after = contents("checkpoints")
+    assert after.keys() - {"checkpoints/.lock"} == before.keys()
+    assert all(after[name] == before[name] for name in before if name.endswith(".ckpt"))
 
 
 def test_a_new_run_that_fails_before_its_first_save_puts_the_old_one_back(place, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from ..report.assessment import unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
-from ..training import CHECKPOINTS, TrainingInterrupted, fit, set_aside
+from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
 from .console import StopSignals, command, say
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
@@ -72,6 +72,7 @@ def prepare(arguments) -> Job:
     if arguments.tf32 and device.type != "cuda":
         raise ValueError(f"--tf32 is for a GPU, and this run is on {device}; leave it out, or choose --device cuda")
     folder = Path(arguments.checkpoint_dir)
+    mend(folder)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off
         arguments.overwrite = True
         if arguments.resume is None and any(launch_of(folder / name) == distributed.launch() for name in CHECKPOINTS):
@@ -227,7 +228,7 @@ def launch_of(path):
 
 def refuse_to_overwrite(folder) -> None:
     remove_stale_temporaries(folder)
-    there = [name for name in CHECKPOINTS if (folder / name).exists()]
+    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()]
     if there:
         raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
                          "replace it by --overwrite, or choose another --checkpoint-dir")

@@ -28,7 +28,8 @@ TORCH_WEIGHTS_NAME = "pytorch_model.bin"
 FOLDER_NAMES = (CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)
 # The kinds of what a run of ours records under "rqvae", and in its notes, where it does; the rest is its own affair.
 _NUMBER = (int, float)
-_RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch": int, "best": _NUMBER, "history": list}
+_RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch": int, "best": _NUMBER, "history": list,
+        "rng": (dict, torch.Tensor), "epoch_rng": (dict, torch.Tensor)}
 _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
           "learning_rate": _NUMBER, "text_columns": list, **dict.fromkeys(
               ("data", "key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch"), str)}
