@@ -68,10 +68,27 @@ def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
     return found
 
 
+def part_errors(model, dataloader, device="cuda") -> list:
+    """relative_mse_robust of each of `model.parts`, over the items that have it. Args and errors: as
+    `evaluate_reconstruction`."""
+    model.to(resolve_device(device))
+    sums = torch.zeros(2, len(model.parts), dtype=torch.float64)
+    with evaluating(model):
+        for features in features_of(dataloader):
+            features = as_input(model, features)
+            inputs = model.standardized(features)
+            said = model.standardized(model(features).reconstructed).masked_fill(model.missing(inputs), 0.0)
+            for row, values in zip(sums, (said - inputs, inputs)):
+                row += torch.stack([part.double().square().sum().cpu() for part in values.split(model.parts, dim=1)])
+    return (sums[0] / sums[1]).tolist()
+
+
 def counted_errors(model, features, reconstructed):
     """Squared error of each row, and its squared distance from the mean, as training counts them: of the standardized
     features, a row drawn in at the weight of one at the border. (B, D), (B, D) -> (B,), (B,) float64."""
     inputs, said = model.standardized(features).double(), model.standardized(reconstructed.to(features)).double()
+    if model.parts:
+        said = said.masked_fill(model.missing(inputs), 0.0)
     weights = (model.reach / row_lengths(inputs)).clamp_max(1.0).square()[:, 0] if model.robust else 1.0
     return weights * (said - inputs).square().sum(dim=1), weights * inputs.square().sum(dim=1)
 

@@ -63,6 +63,9 @@ class RqVae(nn.Module):
             the latents is kept as far as it says what their direction cannot. How far, `initialization`
             takes from the data, and of data without such rows and columns nothing changes. What comes out
             is in the units of the features here, too.
+        parts: the widths of several embeddings that stand side by side in the features, each of which gets the same
+            share of the variance unless `initialization.initialize` is given weights. An item may lack some, NaN or
+            the `feature_mean` in their place: it is trained and encoded with what there is. Needs `robust`.
         rotation_trick, ema_decay, restart_below: of the codebooks, see `quantize.VectorQuantizer`.
 
     Raises:
@@ -84,6 +87,7 @@ class RqVae(nn.Module):
         latent_norm: bool = False,
         standardize: bool = False,
         robust: bool = False,
+        parts: list[int] = None,
         rotation_trick: bool = False,
         ema_decay: float = None,
         restart_below: float = None,
@@ -105,6 +109,7 @@ class RqVae(nn.Module):
             "latent_norm": latent_norm,
             "standardize": standardize,
             "robust": robust,
+            "parts": parts,
             "rotation_trick": rotation_trick,
             "ema_decay": ema_decay,
             "restart_below": restart_below,
@@ -116,6 +121,7 @@ class RqVae(nn.Module):
         self.restarted = []             # for each level what the last training step's `update` returned
         self.assign = None              # how training chooses codes, see `assignment`; None takes the nearest
         self.latent_norm, self.standardize, self.robust = latent_norm, standardize, robust
+        self.parts = parts
         options = {"activation": activation, "linear_path": linear_path}
         self.encoder = Encoder(input_dim, hidden_dim, latent_dim, **options)
         sizes = (num_embeddings, latent_dim, commitment_cost)
@@ -130,6 +136,8 @@ class RqVae(nn.Module):
             self.register_buffer("column_scale", torch.ones(input_dim))         # beside feature_scale
             self.register_buffer("reach", torch.tensor(UNBOUNDED))              # rows beyond it are drawn in,
             self.register_buffer("farthest", torch.tensor(UNBOUNDED))           # the farthest of them to here
+        if parts:
+            self.register_buffer("part_scale", torch.ones(input_dim))           # beside both
         if robust and latent_norm:
             self.register_buffer("latent_variance", torch.ones(()))             # of a typical item, and the part
             self.register_buffer("latent_share", torch.zeros(()))               # of the norm that it stands in for
@@ -148,6 +156,8 @@ class RqVae(nn.Module):
         features = self.decoder(latents)
         if self.robust:
             features = draw_out(features, self.reach, self.farthest) * self.column_scale
+        if self.parts:
+            features = features * self.part_scale
         return features * self.feature_scale + self.feature_mean if self.standardize else features
 
     def standardized(self, features: torch.Tensor) -> torch.Tensor:
@@ -157,9 +167,16 @@ class RqVae(nn.Module):
                              f"(rows, {self.input_dim})")
         if self.standardize:
             features = (features - self.feature_mean) / self.feature_scale
+        if self.parts:
+            features = (features / self.part_scale).nan_to_num(0.0)
         if self.robust:
             features = draw_in(features / self.column_scale, self.reach)
         return features.to(self._dtype)
+
+    def missing(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, D) bool: the parts that an item lacks, of `standardized` features: they are nothing but zeros."""
+        return torch.cat([(part == 0).all(dim=1, keepdim=True).expand_as(part)
+                          for part in inputs.split(self.parts, dim=1)], dim=1)
 
     def draws_in(self) -> bool:
         """Were there rows or columns far out among what a model with `robust` was begun from?"""
@@ -206,6 +223,8 @@ class RqVae(nn.Module):
         out = self.quantizer(latents.to(self._dtype), assign)
         said = self.decoder(out.quantized)
         recon_loss = F.mse_loss(said, inputs)
+        if self.parts:          # what is not there is not compared
+            said = torch.where(self.missing(inputs), 0.0, said)
         if self.robust:         # a row drawn in counts as one at the border would
             weights = (self.reach / row_lengths(inputs)).clamp_max(1.0).square()            # (B, 1)
             recon_loss = (weights * F.mse_loss(said, inputs, reduction="none")).mean()
@@ -434,5 +453,8 @@ def _check_values(values):
     ]
     if values["robust"] and not values["standardize"]:
         faults.append("robust is True, which needs standardize=True")
+    if values["parts"] and (not values["robust"] or sum(values["parts"]) != values["input_dim"]):
+        faults.append(f"parts is {values['parts']}, which needs robust=True and widths that add up to input_dim, "
+                      f"{values['input_dim']}")
     if faults:
         raise ValueError("; ".join(faults))

@@ -102,12 +102,17 @@ def prepare(arguments) -> Job:
         return job
     items, recalled = find_items(arguments, run_of.get("notes") or {}, job.device)
     table = items.dataset.table
+    if getattr(table, "widths", None) and table.widths != model.parts:
+        raise ValueError(f"--data names embeddings of {', '.join(map(str, table.widths))} columns, {arguments.ckpt} was trained "
+                         f"on {', '.join(map(str, model.parts or [model.input_dim]))}; name the same, in the same order")
     if table.shape[1] != model.input_dim:
         raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "
                          f"{model.input_dim}; give features of the same encoder, or train on these")
     if job.shard:
         job.shard.check(len(table))
     table.check(rows=job.shard.rows(len(table)) if job.shard else None)
+    if model.parts:
+        table.fill = model.feature_mean.cpu()       # stands for what is missing
     if recalled and not job.shard:              # which reads its own rows alone; --merge sees them all
         require_the_same(run_of, table, arguments.ckpt, arguments.item_ids)
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names

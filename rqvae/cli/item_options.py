@@ -1,10 +1,14 @@
 """The options that name items, which both commands offer and a checkpoint records. Needs no torch."""
 
+import argparse
+
 from ..items import DEFAULT_ENCODER, SMALL_ENCODER
 
 # The arguments of `sources.open_items`, in words.
 OPTIONS = {
-    "data": ("FILE", "item features: .npy, .npz, .pt, .safetensors, .parquet, or a folder or glob of .npy shards"),
+    "data": ("FILE", "item features: .npy, .npz, .pt, .safetensors, .parquet, or a folder or glob of .npy shards; "
+             "several, such as text.npy image.npy, are several embeddings of each item, side by side, NaN rows where one "
+             "is missing"),
     "key": ("NAME", "which array of a file that holds several"),
     "item_ids": ("FILE", "IDs of the items in row order: .txt (one a line), .json, .npy, .item2id, or a column of .csv, "
                          ".parquet, .npz or .pt; by default those that lie beside the features"),
@@ -29,6 +33,13 @@ INTERACTIONS = {
 }
 
 
+class OneOrMore(argparse.Action):
+    """One value as itself, several as a list."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 def add_item_options(parser) -> None:
     """Give an `argparse` parser the OPTIONS."""
     _add(parser, OPTIONS)
@@ -41,5 +52,7 @@ def add_interaction_options(parser) -> None:
 
 def _add(parser, options):
     for name, (metavar, words) in options.items():
-        parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=words,
-                            nargs="+" if name == "text_columns" else None)
+        more = {"nargs": "+"} if name in ("text_columns", "data") else {}
+        if name == "data":
+            more["action"] = OneOrMore
+        parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=words, **more)

@@ -50,8 +50,10 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
                                       text_style=text_style or "plain", may_load=may_load)
         source = f"the split {split or 'beauty'} of {p5}"
     elif data is not None:
-        dataset = FeatureDataset(open_features(data, key=key, item_ids=item_ids, id_column=id_column))
-        source = data
+        several = isinstance(data, (list, tuple))
+        dataset = FeatureDataset(open_features({str(path): path for path in data} if several else data, key=key,
+                                               item_ids=item_ids, id_column=id_column))
+        source = " and ".join(map(str, data)) if several else data
     else:
         catalogue = load_stdlib_docs()
         dataset = FeatureDataset(catalogue.features, item_ids=catalogue.names, names=catalogue.names)
@@ -95,6 +97,8 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
     found = dict(options)
     for name in ("data", "item_ids", "texts", "p5", "interactions"):
         path = options.get(name)
+        if isinstance(path, list):
+            found[name] = [as_recorded({"data": one}, checkpoint)["data"] for one in path]
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
@@ -122,6 +126,8 @@ def like_recorded(given, recorded, where) -> dict:
     given = dict(given)
     kind, kind_then = (next((name for name in ("texts", "p5") if options.get(name) and not options.get("data")), "data")
                        for options in (given, recorded))
+    if isinstance(given.get("data"), list) or isinstance(recorded.get("data"), list):
+        return given
     if kind == kind_then == "data":
         if given.get("key") is None and Path(given["data"]).suffix == Path(recorded.get("data") or "").suffix:
             given["key"] = recorded.get("key")

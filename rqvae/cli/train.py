@@ -13,7 +13,7 @@ import torch
 
 from .. import distributed, recipe
 from ..collisions import collision_report
-from ..evaluation import code_statistics, evaluate_reconstruction
+from ..evaluation import code_statistics, evaluate_reconstruction, part_errors
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
 from ..items.interactions import Interactions
@@ -43,7 +43,8 @@ PRESETS = {
 }
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
-RECORDED = (*DEFAULTS, "from_", "keep", "epochs", "batch_size", *OPTIONS, *INTERACTIONS, *MODEL_OPTIONS)         # --resume finds these again
+RECORDED = (*DEFAULTS, "from_", "keep", "epochs", "batch_size", "weights", *OPTIONS, *INTERACTIONS,
+            *MODEL_OPTIONS)             # --resume finds these again
 
 # What a run that is resumed was begun with, and keeps.
 KEPT = ("preset", "seed", "val_fraction", "batch_size", "encoder", "text_columns", "split",
@@ -94,6 +95,7 @@ def prepare(arguments) -> Job:
                        may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
     table = items.dataset.table
     table.check()
+    settings = {**settings, **of_parts(table, settings)}
     interactions = None
     if settings["preset"] != "documented":
         named = {name: settings.get(name) for name in (*INTERACTIONS, "p5", "split")}
@@ -114,6 +116,18 @@ def prepare(arguments) -> Job:
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard,
            "progress": not arguments.quiet}
     return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions, kept)
+
+
+def of_parts(table, settings) -> dict:
+    """What several embeddings an item ask of the model."""
+    widths, weights = getattr(table, "widths", None), settings.get("weights")
+    if weights and (not widths or len(weights) != len(widths) or min(weights) <= 0):
+        raise ValueError(f"--weights are {' '.join(map(str, weights))}, which must be a number above 0 for each of the "
+                         f"{len(widths or [0])} files of --data")
+    if widths and (settings["preset"] == "documented" or settings.get("robust") is False):
+        raise ValueError("several --data need a model that knows of parts: leave out --preset documented and --no-robust, or "
+                         "put them side by side in one file")
+    return {"parts": widths} if widths else {}
 
 
 def settle(arguments, recorded, resumed=None) -> dict:
@@ -278,7 +292,8 @@ def train(job, stop):
     elif settings["preset"] != "documented":
         job.model.to(job.device)
         if job.resume_from is None:
-            recipe.start(job.model, train_loader, settings["seed"], progress=not distributed.rank())
+            recipe.start(job.model, train_loader, settings["seed"], weights=settings.get("weights"),
+                         progress=not distributed.rank())
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
@@ -319,7 +334,11 @@ def report(job, history) -> None:
     if job.kept:
         say("\n" + name_codes(best, job.kept, job.items.dataset.table, job.device))
     model = RqVae.load_from_checkpoint(best)
-    loader = FeatureLoader(job.items.dataset.table, 1024)
+    table = job.items.dataset.table
+    loader = FeatureLoader(table, 1024)
+    by_part = dict(zip(table.names, part_errors(model, loader, job.device))) if model.parts else {}
+    if model.parts:
+        table.fill = model.feature_mean.cpu()       # stands for what is missing, from here on
     codes = batch_inference(model, loader, job.device)
     statistics = code_statistics(codes, [len(codebook) for codebook in model.quantizer.codebooks])
     errors = evaluate_reconstruction(model, loader, job.device)
@@ -328,6 +347,8 @@ def report(job, history) -> None:
         "\nThe starting point, with no epoch trained; over all items:")
     say(summary(statistics, collision_report(codes), errors["relative_mse"],
                 errors["relative_mse_robust"] if model.robust and model.draws_in() else None))
+    for name, error in by_part.items():
+        say(f"error of {name}: {error:.3f}, over the items that have it")
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
         "train longer, lower --num-embeddings, or give more and more varied items"
     for sentence in collapse_advice(statistics, advice, items=unsettled(codes.reshape(len(codes), -1))):

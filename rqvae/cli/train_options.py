@@ -15,6 +15,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
         "Without --data, --texts or --p5 it trains on the built-in catalogue."))
     add = parser.add_argument
     add_item_options(parser)
+    add("--weights", type=float, nargs="+", metavar="F",
+        help="of several --data, share of the variance that each shall have (default: the same for all)")
     add_interaction_options(parser)
     add("--epochs", type=int, help="passes over the items, 0 for the starting point alone (default: 10; with --preset "
                                    "fine, closed or documented 100, with the first two fewer for more than 3,600 items)")

@@ -44,7 +44,8 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
     Args:
         source: a path; shards as a folder or a glob, taken in natural order (`part_2` before
             `part_10`), or as a list of paths, taken in that order; an (N, D) numpy array, memory
-            maps included, or torch tensor; or a `FeatureTable`, which is returned as it is.
+            maps included, or torch tensor; or a `FeatureTable`, which is returned as it is. A dict of name ->
+            any of these holds several embeddings of each item, see `parts.PartsTable`.
         key: which array of a `.npz`, entry of a `.pt` or `.safetensors`, or list column of a
             `.parquet` (`embedding` unless said); not needed where there is only one.
         item_ids: an ID for each row, text or integers, as a sequence or as a path to anything that
@@ -65,7 +66,10 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
     if in_memory and key is not None:
         raise ValueError(f"key={key!r} names a part of a file, but the features are no file; "
                          "leave it out")
-    if isinstance(source, FeatureTable):
+    if isinstance(source, dict):
+        from .parts import PartsTable           # which is made of these tables
+        table = PartsTable({name: open_features(part, key=key, id_column=id_column) for name, part in source.items()})
+    elif isinstance(source, FeatureTable):
         table = source
     elif isinstance(source, np.ndarray):
         table = FeatureTable([array_block(source, "the features array")], "the features array")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..functional import kmeans
 from ..inference import evaluating
-from .scaling import attainable_error, plain_scaling, robust_scaling
+from .scaling import attainable_error, parts_scaling, plain_scaling, robust_scaling
 
 EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
 ROWS_PER_CODE = 20      # k-means on more rows costs more and finds the same (4 % of inertia at 100 a code)
@@ -21,7 +21,7 @@ FEW_DIRECTIONS = 0.06   # an attainable error, see `scaling`, as of items that s
 
 
 @torch.no_grad()
-def initialize(model, features, *, balance=None, seed=0, progress=False) -> float:
+def initialize(model, features, *, balance=None, seed=0, progress=False, weights=None) -> float:
     """Set what an `RqVae` can know before its first step.
 
     In this order, as far as the model has them: mean and scale of the features; the linear paths, to
@@ -34,6 +34,7 @@ def initialize(model, features, *, balance=None, seed=0, progress=False) -> floa
         features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
         balance: see `functional.kmeans`.
         seed: of everything random here.
+        weights: of the model's parts, if it has any, see `scaling.parts_scaling`.
         progress: show a bar where it takes more than a second.
 
     Returns:
@@ -43,13 +44,14 @@ def initialize(model, features, *, balance=None, seed=0, progress=False) -> floa
     codebook = max(model.quantizer.codebooks, key=len)
     features = features.to(codebook.device, torch.promote_types(codebook.dtype, torch.float32))
     _warn_about_few(features, len(codebook))
-    _set_scaling(model, features)
+    _set_scaling(model, features, weights)
     inputs = torch.cat([model.standardized(rows) for rows in features.split(1024)])         # (N, D)
     if model.encoder.linear is not None:
         model.encoder.linear.weight.copy_(_principal_directions(inputs, model.encoder.linear.out_features, generator))
     attainable = _attainable_error(model, inputs)
     if model.robust and model.latent_norm:
         _set_latent_norm(model, inputs, attainable)
+    balance = balance if attainable > FEW_DIRECTIONS else None      # on a line, even shares cost items their own code
     with evaluating(model):
         latents = torch.cat([model.encode(rows) for rows in features.split(1024)]).to(features.dtype)      # (N, E)
     if model.decoder.linear is not None:
@@ -66,9 +68,13 @@ def initialize(model, features, *, balance=None, seed=0, progress=False) -> floa
     return attainable
 
 
-def _set_scaling(model, features):
+def _set_scaling(model, features, weights):
     if model.robust:
-        scaling = robust_scaling(features)
+        if model.parts:
+            scaling, part_scale = parts_scaling(features, model.parts, weights)
+            model.part_scale.copy_(part_scale)
+        else:
+            scaling = robust_scaling(features)
         for buffer, value in zip((model.feature_mean, model.feature_scale, model.column_scale, model.reach,
                                   model.farthest), scaling):
             buffer.copy_(value)

@@ -37,7 +37,7 @@ WARM_UP = 0.05                  # share of the training over which the learning 
 DECODER_RATE = 0.25             # of the learning rate, with which the decoder begins its epochs alone
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
-ROUGH, SHORTEST = 0.05, 1e-4    # attainable error below which steps get shorter, in proportion; but not below this
+ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this
 PRINCIPAL_ROWS = 20_000         # rows that the starting point is taken from, at least
 
 
@@ -91,21 +91,21 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False, inter
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def start(model, loader, seed=0, *, progress=False) -> None:
+def start(model, loader, seed=0, *, weights=None, progress=False) -> None:
     """Give a new model its starting point, from a sample of the loader's rows.
 
     Args:
         model: an `RqVae`.
         loader: a `FeatureLoader`; or any iterable of {"features": (B, D)}, which is read through, or all features.
         seed: of the sample, and of what is drawn.
-        progress: as in `initialize`.
+        weights, progress: as in `initialize`.
     """
     wanted = max(ROWS_PER_CODE * max(map(len, model.quantizer.codebooks)), PRINCIPAL_ROWS)
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:
         sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
-    attainable = initialize(model, sample, balance=BALANCE, seed=seed, progress=progress)
+    attainable = initialize(model, sample, balance=BALANCE, seed=seed, weights=weights, progress=progress)
     # Where little is left to learn, Adam's steps, which know no scale, would only shake what the start has found.
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 

@@ -51,6 +51,26 @@ def robust_scaling(features) -> Scaling:
     return found._replace(farthest=row_lengths(drawn).max().clamp_min(found.reach))
 
 
+def parts_scaling(features, widths, weights=None):
+    """`Scaling` of (N, D) rows that are several embeddings side by side, NaN where a row lacks one, and (D,) scales
+    that give each its share of the variance: the same, or in proportion to the weights."""
+    weights = [1.0] * len(widths) if weights is None else weights
+    found = []
+    for part in features.split(widths, dim=1):
+        there = part[~part.isnan().any(dim=1)]
+        found.append(robust_scaling(there) if len(there) else robust_scaling(torch.zeros_like(part[:1])))
+    scale = torch.stack([part.scale for part in found]).mean()
+    share = [weight / sum(weights) * sum(widths) / width for weight, width in zip(weights, widths)]
+    scales = torch.cat([(part.scale / scale / value ** 0.5).expand(width)
+                        for part, value, width in zip(found, share, widths)])
+    mean, columns = (torch.cat([getattr(part, name) for part in found]) for name in ("mean", "columns"))
+    rows = ((features - mean) / scale / scales / columns).nan_to_num(0.0)
+    lengths = row_lengths(rows)
+    reach = REACH * lengths.median()
+    farthest = row_lengths(draw_in(rows, reach)).max().clamp_min(reach)
+    return Scaling(mean, scale, columns, reach, farthest), scales
+
+
 def plain_scaling(features):
     """Mean (D,) and one scale () of (N, D) rows, all of which count alike."""
     mean = features.mean(dim=0)

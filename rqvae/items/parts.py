@@ -1,0 +1,126 @@
+"""Several embeddings an item -> one table that has them side by side. Knows no batches.
+
+An item may lack some of them: its numbers there are NaN, in the file or because its item ID is not there, until
+`fill` says what stands for them.
+
+Shapes:  N items   D width of all parts together   P parts
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+
+from .checksums import BlockChecksums
+from .tables import FeatureTable, _listed, _row_numbers
+
+ROWS_PER_CHUNK = 1024       # a block of a checksum
+
+
+class PartsTable(FeatureTable):
+    """(N, D) rows of P tables side by side; as `FeatureTable`, but for NaN where an item lacks a part.
+
+    Items are the rows of the tables, which must then be as many; or, where all tables have item IDs, the IDs of the
+    first table and then those that only later ones have.
+
+    Attributes:
+        names, widths: of the P parts.
+        fill: (D,) what to give in place of NaN, such as a model's `feature_mean`; None for NaN.
+
+    Raises:
+        ValueError: the tables do not have the same rows, or only some of them have item IDs.
+    """
+
+    def __init__(self, tables):
+        self.names, tables = list(tables), list(tables.values())
+        self.widths = [table.shape[1] for table in tables]
+        self._tables = [_Part(table._blocks, table.source, table.item_ids) for table in tables]
+        self.source = " and ".join(table.source for table in tables)
+        self.dtype = " and ".join(sorted({table.dtype for table in tables}))
+        self.fill, self._checksums = None, BlockChecksums()
+        self._rows_of, self.item_ids = _joined(self._tables)
+        self.shape = (len(self._tables[0]) if self._rows_of is None else self._rows_of.shape[1], sum(self.widths))
+
+    def rows(self, index) -> torch.Tensor:
+        """(B, D) float32, as `FeatureTable.rows`."""
+        index, count = _row_numbers(index, len(self))
+        out = np.full((count, self.shape[1]), np.nan, np.float32)
+        begin = 0
+        for number, (table, width) in enumerate(zip(self._tables, self.widths)):
+            where = index if self._rows_of is None else self._rows_of[number][index]
+            there = slice(None) if self._rows_of is None else where >= 0
+            if count and (self._rows_of is None or there.any()):
+                out[there, begin:begin + width] = table.rows(where if self._rows_of is None else where[there]).numpy()
+            begin += width
+        found = torch.from_numpy(out)
+        return found if self.fill is None else torch.where(found.isnan(), self.fill.cpu(), found)
+
+    def check(self, chunk_rows=None, rows=None) -> None:
+        """Look at every number, and say how many items lack a part.
+
+        Raises:
+            ValueError: NaN or Inf in a row that is not all missing, or an item that has no part at all.
+        """
+        part = range(len(self)) if rows is None else rows
+        lacking, nothing = [0] * len(self.widths), []
+        fill, self.fill = self.fill, None
+        try:
+            for first in range(part.start, part.stop, ROWS_PER_CHUNK):
+                chunk = self.rows(slice(first, min(first + ROWS_PER_CHUNK, part.stop)))
+                self._checksums.add(first, chunk.numpy())
+                missing = torch.stack([piece[:, 0].isnan() for piece in chunk.split(self.widths, dim=1)])     # (P, rows)
+                lacking = [before + int(now.sum()) for before, now in zip(lacking, missing)]
+                nothing += (first + missing.all(dim=0).nonzero()[:, 0]).tolist()
+        finally:
+            self.fill = fill
+        if nothing:
+            raise ValueError(f"{self.source}: {len(nothing)} of {len(part)} items ({_listed(nothing, len(nothing))}) have "
+                             "none of the parts; remove them, or give them one")
+        for name, count in zip(self.names, lacking):
+            if count:
+                warnings.warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
+                              "there is", stacklevel=2)
+
+    def checksum(self, rows=None) -> str:
+        """As `FeatureTable.checksum`; what is missing counts as missing."""
+        fill, self.fill = self.fill, None
+        try:
+            return super().checksum(rows)
+        finally:
+            self.fill = fill
+
+    def _chunks(self, part, chunk_rows):
+        for first in range(part.start, part.stop, chunk_rows):
+            yield first, self.rows(slice(first, min(first + chunk_rows, part.stop))).numpy()
+
+
+class _Part(FeatureTable):
+    """A table of which whole rows may be NaN."""
+
+    def _require_numbers(self, rows, index):
+        missing = np.isnan(rows).all(axis=1)
+        if missing.any():
+            numbers = np.arange(index.start, index.stop) if isinstance(index, slice) else index
+            rows, index = rows[~missing], numbers[~missing]
+        super()._require_numbers(rows, index)
+
+
+def _joined(tables):
+    """((P, N) row of each item in each table, -1 where it has none, or None for the rows themselves; item IDs)."""
+    known = [table for table in tables if table.item_ids is not None]
+    lengths = {len(table) for table in tables}
+    if len(known) < len(tables):
+        if len(lengths) > 1:
+            raise ValueError("the parts have " + ", ".join(f"{len(table)} rows ({table.source})" for table in tables) +
+                             "; give them the same rows, NaN for what is missing, or item IDs in each file")
+        return None, known[0].item_ids if known else None
+    ids = list(dict.fromkeys(item for table in tables for item in table.item_ids))
+    if all(list(table.item_ids) == ids for table in tables):
+        return None, ids
+    places = {item: row for row, item in enumerate(ids)}
+    rows_of = np.full((len(tables), len(ids)), -1)
+    for row, table in zip(rows_of, tables):
+        row[[places[item] for item in table.item_ids]] = np.arange(len(table))
+    return rows_of, ids
