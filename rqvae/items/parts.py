@@ -8,18 +8,16 @@ Shapes:  N items   D width of all parts together   P parts
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
 import torch
 
-from .checksums import BlockChecksums
-from .tables import FeatureTable, _listed, _row_numbers
-
-ROWS_PER_CHUNK = 1024       # a block of a checksum
+from .checksums import ROWS_PER_BLOCK, BlockChecksums
 
 
-class PartsTable(FeatureTable):
+class PartsTable:
     """(N, D) rows of P tables side by side; as `FeatureTable`, but for NaN where an item lacks a part.
 
     Items are the rows of the tables, which must then be as many; or, where all tables have item IDs, the IDs of the
@@ -36,16 +34,26 @@ class PartsTable(FeatureTable):
     def __init__(self, tables):
         self.names, tables = list(tables), list(tables.values())
         self.widths = [table.shape[1] for table in tables]
-        self._tables = [_Part(table._blocks, table.source, table.item_ids) for table in tables]
+        self._tables = [copy.copy(table) for table in tables]
+        for table in self._tables:
+            table.may_lack_rows = True
         self.source = " and ".join(table.source for table in tables)
         self.dtype = " and ".join(sorted({table.dtype for table in tables}))
         self.fill, self._checksums = None, BlockChecksums()
         self._rows_of, self.item_ids = _joined(self._tables)
         self.shape = (len(self._tables[0]) if self._rows_of is None else self._rows_of.shape[1], sum(self.widths))
+        self._numbers = np.arange(self.shape[0])
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"PartsTable({self.source}: {self.shape[0]} x {' + '.join(map(str, self.widths))} {self.dtype})"
 
     def rows(self, index) -> torch.Tensor:
         """(B, D) float32, as `FeatureTable.rows`."""
-        index, count = _row_numbers(index, len(self))
+        index = self._numbers[index.cpu().numpy() if isinstance(index, torch.Tensor) else index]
+        count = len(index)
         out = np.full((count, self.shape[1]), np.nan, np.float32)
         begin = 0
         for number, (table, width) in enumerate(zip(self._tables, self.widths)):
@@ -67,8 +75,8 @@ class PartsTable(FeatureTable):
         lacking, nothing = [0] * len(self.widths), []
         fill, self.fill = self.fill, None
         try:
-            for first in range(part.start, part.stop, ROWS_PER_CHUNK):
-                chunk = self.rows(slice(first, min(first + ROWS_PER_CHUNK, part.stop)))
+            for first in range(part.start, part.stop, ROWS_PER_BLOCK):
+                chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
                 self._checksums.add(first, chunk.numpy())
                 missing = torch.stack([piece[:, 0].isnan() for piece in chunk.split(self.widths, dim=1)])     # (P, rows)
                 lacking = [before + int(now.sum()) for before, now in zip(lacking, missing)]
@@ -76,7 +84,7 @@ class PartsTable(FeatureTable):
         finally:
             self.fill = fill
         if nothing:
-            raise ValueError(f"{self.source}: {len(nothing)} of {len(part)} items ({_listed(nothing, len(nothing))}) have "
+            raise ValueError(f"{self.source}: {len(nothing)} of {len(part)} items ({', '.join(map(str, nothing[:8]))}) have "
                              "none of the parts; remove them, or give them one")
         for name, count in zip(self.names, lacking):
             if count:
@@ -87,24 +95,18 @@ class PartsTable(FeatureTable):
         """As `FeatureTable.checksum`; what is missing counts as missing."""
         fill, self.fill = self.fill, None
         try:
-            return super().checksum(rows)
+            part = range(len(self)) if rows is None else rows
+            if self._checksums.of(part, self.shape[1]) is None:
+                for first in range(part.start, part.stop, ROWS_PER_BLOCK):
+                    chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
+                    self._checksums.add(first, chunk.numpy())
+            return self._checksums.of(part, self.shape[1])
         finally:
             self.fill = fill
 
-    def _chunks(self, part, chunk_rows):
-        for first in range(part.start, part.stop, chunk_rows):
-            yield first, self.rows(slice(first, min(first + chunk_rows, part.stop))).numpy()
-
-
-class _Part(FeatureTable):
-    """A table of which whole rows may be NaN."""
-
-    def _require_numbers(self, rows, index):
-        missing = np.isnan(rows).all(axis=1)
-        if missing.any():
-            numbers = np.arange(index.start, index.stop) if isinstance(index, slice) else index
-            rows, index = rows[~missing], numbers[~missing]
-        super()._require_numbers(rows, index)
+    def sampled_fingerprint(self) -> str:
+        """Nothing: no checkpoint before 1.1, which kept one, was of parts."""
+        return "parts"
 
 
 def _joined(tables):

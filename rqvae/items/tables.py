@@ -22,6 +22,7 @@ import torch
 from .blocks import array_block, table_shape, tensor_block
 from .checksums import ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
+from .parts import PartsTable
 from .readers import SUFFIXES, read_features
 
 _CHUNK = 4 * 2**20          # bytes of float32 rows held at once in a pass over a table
@@ -62,14 +63,13 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
         ValueError: a file is damaged, of another kind, or not an (N, D) table of numbers; shards
             differ in width; item IDs repeat, or are not as many as the rows.
     """
-    in_memory = isinstance(source, (FeatureTable, np.ndarray, torch.Tensor))
+    in_memory = isinstance(source, (FeatureTable, PartsTable, np.ndarray, torch.Tensor))
     if in_memory and key is not None:
         raise ValueError(f"key={key!r} names a part of a file, but the features are no file; "
                          "leave it out")
-    if isinstance(source, dict):
-        from .parts import PartsTable           # which is made of these tables
+    if isinstance(source, dict) and source:
         table = PartsTable({name: open_features(part, key=key, id_column=id_column) for name, part in source.items()})
-    elif isinstance(source, FeatureTable):
+    elif isinstance(source, (FeatureTable, PartsTable)):
         table = source
     elif isinstance(source, np.ndarray):
         table = FeatureTable([array_block(source, "the features array")], "the features array")
@@ -100,6 +100,7 @@ class FeatureTable:
         self.dtype = " and ".join(sorted({block.dtype for block in blocks}))
         self.source = source
         self.item_ids = item_ids
+        self.may_lack_rows = False          # whether rows that are all NaN are missing, not damaged
         self._checksums = BlockChecksums()
 
     def __len__(self):
@@ -216,6 +217,9 @@ class FeatureTable:
 
     def _require_numbers(self, rows, index):
         """Refuse NaN and Inf in what was read just now, whatever `check` saw before, in one product over it."""
+        if self.may_lack_rows and (missing := np.isnan(rows).all(axis=1)).any():
+            numbers = np.arange(index.start, index.stop) if isinstance(index, slice) else index
+            rows, index = rows[~missing], numbers[~missing]
         flat = rows.reshape(-1)
         if math.isfinite(np.dot(flat, flat)):
             return

@@ -203,7 +203,7 @@ def test_a_file_with_glob_signs_in_its_name_is_opened(tmp_path):
 @pytest.mark.parametrize("source, words", [
     (None, "got NoneType"), (5, "got int"), ([], "a list must hold paths"),
     ([[1.0, 2.0]], "a list must hold paths; for features themselves use np.array(rows)"),
-    ({"a": 1}, "got dict"), (io.BytesIO(), "got BytesIO"),
+    ({}, "got dict"), ({"a": 1}, "got int"), (io.BytesIO(), "got BytesIO"),
 ])
 def test_what_is_no_source_is_refused(source, words):
     assert words in refused(source, TypeError)
