@@ -31,8 +31,8 @@ _NUMBER = (int, float)
 _RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch": int, "best": _NUMBER, "history": list,
         "rng": (dict, torch.Tensor), "epoch_rng": (dict, torch.Tensor)}
 _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
-          "learning_rate": _NUMBER, "text_columns": list, **dict.fromkeys(
-              ("data", "key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch"), str)}
+          "learning_rate": _NUMBER, "text_columns": list, "data": (str, list), **dict.fromkeys(
+              ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch"), str)}
 
 
 class Progress(NamedTuple):
