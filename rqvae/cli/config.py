@@ -40,8 +40,9 @@ def options_of(path, actions) -> dict:
 
 
 def _listed(value, action):
-    """One value where several may stand."""
-    return [value] if action is not None and action.nargs == "+" and not isinstance(value, list) else value
+    """One value where several may stand; one --data is no list of one: a list of them is several embeddings an item."""
+    several = action is not None and action.nargs == "+" and action.dest != "data"
+    return [value] if several and not isinstance(value, list) else value
 
 
 def _read(path):
@@ -77,7 +78,8 @@ def _wrong(value, action):
     if action.nargs == "+":
         if not value:
             return "a list of at least one"
-        return next(filter(None, (_wrong_one(each, action) for each in value)), "")
+        each_one = value if isinstance(value, list) else [value]
+        return next(filter(None, (_wrong_one(each, action) for each in each_one)), "")
     return _wrong_one(value, action)
 
 
