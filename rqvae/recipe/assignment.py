@@ -145,8 +145,8 @@ class BalancedAssignment:
         """Who holds what: prefixes hashed to rows of a table; 8 cells an item make false alarms rare."""
         cells = min(max(8 * len(self.cell), 2**22), 2**26)
         held = torch.zeros(-(-cells // self.num_codes), self.num_codes, dtype=torch.int32, device=self.cell.device)
-        taken = self.cell[self.cell >= 0]
-        held.view(-1).index_add_(0, taken, torch.ones_like(taken, dtype=torch.int32))
+        # An item that is not held yet adds 0: nothing here depends on how many are, which a GPU would have to tell.
+        held.view(-1).index_add_(0, self.cell.clamp_min(0), (self.cell >= 0).to(held.dtype))
         return held
 
     def _strength(self):

@@ -15,7 +15,7 @@ from ..storage.words import shown
 from .assessment import QUESTIONS, codes_of, per_level, usable_codes
 from .words import percent, sizes_in_words, table
 
-RETRAIN_FROM = 1.25     # of the error of held-out items: random parts of one catalogue stay below 1.1 where they are not tiny
+RETRAIN_FROM = 1.25     # times the error of held-out items; a judgement: far above chance, far below another catalogue
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
 
 

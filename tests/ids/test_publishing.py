@@ -44,11 +44,11 @@ def test_published_suffixes_that_a_format_cannot_say_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("formats, output, words", [
-    (["nope"], None, "there is no format 'nope'; there are json, jsonl, npy, lcrec, "),
+    (["nope"], None, "there is no format 'nope'; there are json, jsonl, csv, npy, lcrec, "),
     (["lcrec", "grid"], "ids.json", "--output is ids.json, one file, but there are 2 formats; name a folder"),
     (["jsonl"], "ids.json", "--output is ids.json; --format jsonl writes .jsonl"),
     (["grid"], "ids.json", "ids.json has the suffix '.json'; format 'grid' writes .pt"),
-    (None, "ids.csv", "--output is ids.csv; its suffix must be .json, .npy or .jsonl, unless a --format is named"),
+    (None, "ids.tsv", "--output is ids.tsv; its suffix must be .json, .jsonl, .csv or .npy, unless a --format is named"),
 ])
 def test_what_does_not_fit_is_refused_in_words(tmp_path, monkeypatch, formats, output, words):
     monkeypatch.chdir(tmp_path)
