@@ -1,8 +1,8 @@
 """How many threads torch gets, and how they wait. A decision of the commands, made before torch is loaded.
 
-Torch's OpenMP threads spin while they wait for work. On a machine with nothing else to do that saves a few
-microseconds a call; beside other work, or under a quota of CPU time, the one that spins keeps the one that works from
-running. So they sleep; and as waking them costs more than a small step gains by them, training has one for every
+Torch's OpenMP threads spin while they wait for work. On a machine with nothing else to do that is the fastest; beside
+other work, or under a quota of CPU time, the one that spins keeps the one that works from running. So there are as many
+threads as CPUs are free when a command starts, they spin for SPINS rounds only, and training has one for every
 ROWS_PER_THREAD rows of a batch. tests/benchmarks/bench_threads.py measures it.
 """
 
@@ -10,9 +10,12 @@ import contextlib
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
-ROWS_PER_THREAD = 128       # of a training step; at 128 rows one thread is as fast as two, at 256 two are faster
+ROWS_PER_THREAD = 32        # of a training step; two threads are faster than one from 64 rows on
+SPINS = 3000                # some 50 microseconds: as fast as spinning on, where CPUs are free
+LOOKS, SECONDS_BETWEEN = 5, 0.01        # at what else runs
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 _SETTLED = "RQVAE_THREADS_SETTLED"                  # says that the settings are ours, to this process and to its workers
@@ -22,8 +25,8 @@ def settle_threads(environ=os.environ) -> None:
     """Set what OpenMP reads as torch is loaded; nothing where the user has set any of it, or torch is loaded already."""
     if "torch" in sys.modules or any(name in environ for name in CHOSEN_BY_USER):
         return
-    environ["OMP_NUM_THREADS"] = str(usable_cpus())
-    environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    environ["OMP_NUM_THREADS"] = str(max(1, min(usable_cpus(), (os.cpu_count() or 1) - running_beside())))
+    environ["GOMP_SPINCOUNT"] = str(SPINS)
     environ[_SETTLED] = "1"
 
 
@@ -51,6 +54,19 @@ def usable_cpus(root="/") -> int:
     else:
         count = os.cpu_count() or 1
     return max(1, min([count, *(math.floor(quota) for quota in _quotas(Path(root)))]))
+
+
+def running_beside(root="/") -> int:
+    """How many threads of others want to run now, the most of a few looks; 0 where nobody says."""
+    found = 0
+    for _ in range(LOOKS):
+        try:
+            running = (Path(root) / "proc/loadavg").read_text().split()[3].split("/")[0]
+            found = max(found, int(running) - 1)                # this process looks
+        except (OSError, ValueError, IndexError):
+            return found
+        time.sleep(SECONDS_BETWEEN)
+    return found
 
 
 def _quotas(root):

@@ -44,19 +44,20 @@ BUSY = "import time\nwhile True: sum(range(10**6))"
 
 
 def settings():
-    """Name -> what is added to the environment."""
-    chosen = {}
-    settle_threads(chosen)
-    return {"default": {}, "1 thread": {"OMP_NUM_THREADS": "1"},
-            "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-            **{f"spin {n}": {"GOMP_SPINCOUNT": str(n)} for n in (100, 300, 1000, 10000)},
-            f"{2 * usable_cpus()} threads": {"OMP_NUM_THREADS": str(2 * usable_cpus())},
-            f"{2 * usable_cpus()} passive": {"OMP_NUM_THREADS": str(2 * usable_cpus()), "OMP_WAIT_POLICY": "PASSIVE"},
-            "chosen": chosen}
+    """Name -> what is added to the environment; None asks the rule of the commands, at the time."""
+    twice = 2 * usable_cpus()
+    return {"default": {}, "1 thread": {"OMP_NUM_THREADS": "1"}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+            **{f"spin {n}": {"GOMP_SPINCOUNT": str(n)} for n in (300, 1000, 3000, 10000)},
+            f"{twice} threads": {"OMP_NUM_THREADS": str(twice)},
+            f"{twice} passive": {"OMP_NUM_THREADS": str(twice), "OMP_WAIT_POLICY": "PASSIVE"},
+            "chosen": None}
 
 
 def seconds(kind, steps, added):
     plain = {name: value for name, value in os.environ.items() if name not in CHOSEN_BY_USER}
+    if added is None:
+        added = {}
+        settle_threads(added)
     done = subprocess.run([sys.executable, "-c", WORK, kind, str(steps)], env={**plain, **added}, cwd=ROOT,
                           capture_output=True, text=True, check=True)
     return float(done.stdout)
@@ -72,7 +73,7 @@ def main():
     arguments = parser.parse_args()
     ways = settings()
     ways = {name: ways[name] for name in arguments.settings or ways}
-    print(f"{usable_cpus()} CPUs; chosen: {settings()['chosen']}")
+    print(f"{usable_cpus()} CPUs")
     print(f"{'beside':>6} {'work':<11}" + "".join(f"{name:>12}" for name in ways) + "  chosen / best of default, 1 thread")
     for load in arguments.loads:
         others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(load)]
