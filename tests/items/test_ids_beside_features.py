@@ -22,6 +22,7 @@ def write(path, features, ids, name):
     elif path.suffix == ".pt":
         torch.save({"features": torch.from_numpy(features), name: torch.tensor(ids) if whole else ids}, path)
     elif path.suffix == ".safetensors":
+        pytest.importorskip("safetensors")
         from safetensors.torch import save_file
         save_file({"features": torch.from_numpy(features), name: torch.tensor(ids)}, path)
     else:
