@@ -55,7 +55,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
              "named")
     add("--append-to", metavar="FILE", help="IDs (.json, .jsonl, .npy) that are published: --output gets them, "
                                             "unchanged and first, and then unique ones for the new items, which must "
-                                            "be named and must not be among them")
+                                            "be named; items that are published already keep their IDs")
     add("--shard", metavar="I/N", help="encode only the I-th of N parts, for N processes or machines, into a file "
                                        "beside --output")
     add("--merge", action="store_true", help="take the codes from the parts beside --output instead of encoding; the "
