@@ -86,12 +86,12 @@ def work(job) -> int:
     if arguments.report is not None:
         judge(job, codes, names, resolution)
     else:
-        show(job, codes)
+        show(job, codes, table)
     if resolution is not None and (len(resolution.moved) or arguments.unique):
         cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
         say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
-        say(shared_prefixes(ids, names))
+        say(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
     if written:
         say(written)
     return 0
@@ -179,11 +179,17 @@ def made_by(job) -> dict:
     return found
 
 
-def show(job, codes) -> None:
-    """The IDs in brief, as the model gives them."""
+def beside_published(job, codes) -> str:
+    """`shared_prefixes` of the new items (n, L), with those published before."""
+    item_ids, names = labels_beside(job.published, job.published_rows, job.items.dataset.table.item_ids, job.names)
+    return shared_prefixes(np.concatenate([job.published.codes, codes]), names or item_ids, published=len(job.published.codes))
+
+
+def show(job, codes, table) -> None:
+    """The IDs of a table's items in brief, as the model gives them."""
     statistics = code_statistics(torch.from_numpy(codes), code_sizes(job.model))
     say(summary(statistics, collision_report(codes)))
-    if warn_of_foreign(job, codes):
+    if warn_of_foreign(job, codes, table):
         return
     advice = "train again longer, with fewer --num-embeddings, or on more varied items" if job.model.latent_norm else \
         "train again with --preset tiger, which prevents this"
@@ -191,9 +197,9 @@ def show(job, codes) -> None:
         say(f"WARNING: {sentence}")
 
 
-def warn_of_foreign(job, codes) -> bool:
+def warn_of_foreign(job, codes, table) -> bool:
     """Say so where the features are not what the model knows: training again would not help."""
-    error = foreign_error(job.model, job.items.dataset.table, codes)
+    error = foreign_error(job.model, table, codes)
     if error > FOREIGN:
         say(f"WARNING: {foreign_words(error)}")
     return error > FOREIGN
@@ -213,7 +219,7 @@ def judge(job, codes, names, resolution=None) -> None:
     measures = assess(codes, sizes, model=job.model, features=job.items and job.items.dataset.table, before=before,
                       resolved=resolved, split=job.split, pairs=job.pairs)
     if job.model is not None and job.items is not None:
-        warn_of_foreign(job, codes if before is None else before)
+        warn_of_foreign(job, codes if before is None else before, job.items.dataset.table)
     if job.interactions:
         measures += taken_measures(ids, job.interactions, levels=codes.shape[1])
     if job.arguments.recommender:

@@ -192,7 +192,7 @@ def foreign_words(error) -> str:
             "scale as in training")
 
 
-def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
+def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> str:
     """A few items that share all but the last code (with one level, the code), to be judged by eye.
 
     Args:
@@ -200,6 +200,7 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
         names: of the items, in row order; their row numbers if None.
         groups: how many prefixes, taken evenly over those that at least two items share.
         members: how many items of each.
+        published: the first so many were published before, and prefixes are wanted that one of the others has.
     """
     codes = np.asarray(codes).reshape(len(codes), -1)
     length = max(1, codes.shape[1] - 1)
@@ -207,15 +208,20 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4) -> str:
     ordered = np.sort(keys)
     starts = run_starts(ordered)
     sizes = np.diff(starts, append=len(keys))
+    if published:
+        sizes = np.where(np.isin(ordered[starts], keys[published:]), sizes, 0)
     if sizes.max() < 2:
-        return "no two items share a prefix"
+        return "no new item shares its prefix with another" if published else "no two items share a prefix"
     shared = np.flatnonzero(sizes >= min(3, sizes.max()))
     chosen = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]
-    lines = ["items that share a prefix:"]
+    lines = ["new items and those that share their prefix:" if published else "items that share a prefix:"]
     for group in chosen:
         rows = np.flatnonzero(keys == ordered[starts[group]])
         prefix = " ".join(map(str, codes[rows[0], :length].tolist()))
-        lines.append(f"  {prefix}  ({len(rows):,} items)")
-        for row in rows[:members].tolist():
-            lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {shown(names[row]) if names else f'row {row}'}")
+        added = f", {(rows >= published).sum():,} new" if published else ""
+        lines.append(f"  {prefix}  ({len(rows):,} items{added})")
+        for row in np.roll(rows, (rows >= published).sum() if published else 0)[:members].tolist():     # new ones first
+            mark = "new: " if published and row >= published else ""
+            lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {mark}"
+                         f"{shown(names[row]) if names else f'row {row}'}")
     return "\n".join(lines)

@@ -47,6 +47,8 @@ def test_published_items_are_held_and_published_again_exactly(published, capsys)
     assert infer.main([*argv, "--output", "all.jsonl"]) == 0
     out = capsys.readouterr().out
     assert "200 of them are published already and keep their IDs" in out
+    assert "these are other features" not in out            # new items are looked at in their own rows
+    assert "new items and those that share their prefix:" in out
     together = load_semantic_ids("all.jsonl")
     assert (together.codes[:200] == before.codes).all() and len(np.unique(together.codes, axis=0)) == 240
     assert sorted(together.item_ids) == list(range(1000, 1240))

@@ -91,6 +91,15 @@ def test_items_that_share_a_prefix_are_shown_by_name():
     assert shared_prefixes(codes[1:]) == "no two items share a prefix"
 
 
+def test_new_items_share_prefixes_with_published_ones():
+    codes = np.array([[0, 1], [0, 2], [3, 4], [0, 7], [5, 6]])
+    text = shared_prefixes(codes, ["drill", "drill bit", "glue", "new drill", "saw"], published=3)
+    lines = [line.split() for line in text.split("\n")]
+    assert lines == [["new", "items", "and", "those", "that", "share", "their", "prefix:"], ["0", "(3", "items,", "1", "new)"],
+                     ["0", "7", "new:", "new", "drill"], ["0", "1", "drill"], ["0", "2", "drill", "bit"]]
+    assert shared_prefixes(codes[[0, 1, 2, 4]], published=3) == "no new item shares its prefix with another"
+
+
 @pytest.mark.parametrize("sizes", [(3,), (40, 50), (2, 3, 9), (2 ** 40, 2 ** 40, 4)])
 def test_shared_prefixes_are_those_of_a_dictionary(sizes):
     """The groups of three or more in order, four of them evenly, and the first four items of each."""
