@@ -24,6 +24,10 @@ _KINDS = {"U": "text", "S": "text", "b": "booleans", "c": "complex numbers", "M"
           "m": "time spans", "V": "records or raw bytes"}
 
 
+class NoRows(ValueError):
+    """A well-formed file or array has no row: refused alone, passed over among shards."""
+
+
 class ArrayBlock:
     """Rows of a numpy array, in memory or memory-mapped; bfloat16 comes as its uint16 bits."""
 
@@ -185,8 +189,11 @@ def table_shape(where, shape):
     """`shape` as (N, D); an (N, 1, D) loses its middle axis with a warning.
 
     Raises:
-        ValueError: any other number of axes, or no rows or columns at all.
+        NoRows: no rows.
+        ValueError: any other number of axes, or no columns at all.
     """
+    if shape and shape[0] == 0:
+        raise NoRows(f"{where} has shape {shape}, so it holds no features; expected at least one row and one column")
     if len(shape) == 3 and shape[1] == 1:
         warnings.warn(f"{where} has shape {shape}; its axis of size 1 is dropped", stacklevel=2)
         shape = (shape[0], shape[2])

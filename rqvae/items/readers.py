@@ -56,7 +56,7 @@ class NpyHeader(NamedTuple):
 
 
 def read_features(path, key=None, id_column=None):
-    """(list of blocks, item IDs or None) of one feature file; no blocks of a `.parquet` without rows.
+    """(list of blocks, item IDs or None) of one feature file.
 
     A `.npz`, `.pt` or `.safetensors` that has a vector under each item ID is read as the table of them.
 
@@ -67,6 +67,7 @@ def read_features(path, key=None, id_column=None):
 
     Raises:
         FileNotFoundError: there is no such file; similar names are offered.
+        NoRows: it is a table without rows.
         ValueError: it is of another kind, damaged, or not an (N, D) table of numbers.
     """
     path = Path(path)
@@ -359,6 +360,8 @@ def _read_parquet(path, key, id_column):
     with _decoding(path):
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
+    if not file.metadata.num_rows:      # what is in its columns is not said then, where pandas wrote it
+        table_shape(path, (0, 0))
     tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     fields = [field for field in schema if any(test(field.type) for test in tests)]
     lists = {field.name: field.type.value_type for field in fields}

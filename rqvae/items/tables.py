@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .blocks import array_block, table_shape, tensor_block
+from .blocks import NoRows, array_block, tensor_block
 from .checksums import ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
 from .parts import PartsTable
@@ -360,23 +360,25 @@ def _natural(path):
 
 
 def _open_files(paths, key, id_column=None, wants_ids=True):
-    blocks, item_ids, without = [], [], []
+    blocks, item_ids, without, first = [], [], [], None
     for path in paths:
         with warnings.catch_warnings():
             if not wants_ids:                   # a file's columns are then nobody's item IDs
                 warnings.filterwarnings("ignore", message=".*none of which is taken for the item IDs")
-            found, ids = read_features(path, key, id_column)
-        if not found:                           # a part without rows
-            continue
+            try:
+                found, ids = read_features(path, key, id_column)
+            except NoRows:
+                if path == paths[-1] and not blocks:        # all are
+                    raise
+                continue
+        first = first or path
         if blocks and found[0].shape[1] != blocks[0].shape[1]:
-            raise ValueError(f"{path} has {found[0].shape[1]} columns, {paths[0]} has "
+            raise ValueError(f"{path} has {found[0].shape[1]} columns, {first} has "
                              f"{blocks[0].shape[1]}; expected shards of one width")
         blocks += found
         item_ids += ids or []
         without += [path] if ids is None else []
     source = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-    if not blocks:
-        table_shape(source, (0, 0))             # says that it holds no features
     table = FeatureTable(blocks, source)
     if not without:
         table.item_ids = check_item_ids(item_ids, len(table), source)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from rqvae.items.blocks import NoRows
 from rqvae.items.tables import open_features
 
 ROWS = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
@@ -183,6 +184,44 @@ def test_shards_of_two_widths_name_the_one_that_differs(tmp_path):
     np.save(folder / "part_9.npy", ROWS[:, :3])
     first, second = folder / "part_8.npy", folder / "part_9.npy"
     assert refused(folder) == f"{second} has 3 columns, {first} has 4; expected shards of one width"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_parts_without_rows_are_passed_over(tmp_path, suffix):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+
+    def write(number, rows):
+        path = folder / f"part_{number}{suffix}"
+        if suffix == ".npy":
+            np.save(path, rows)
+        elif suffix == ".npz":
+            np.savez(path, x=rows)
+        elif suffix == ".pt":
+            torch.save(torch.from_numpy(rows), path)
+        else:
+            pytest.importorskip("safetensors.numpy").save_file({"x": rows}, path)
+
+    for number, rows in enumerate([ROWS[:0], ROWS[:10], ROWS[:0], ROWS[10:], ROWS[:0]]):
+        write(number, rows)
+    table = open_features(folder)
+    np.testing.assert_array_equal(table.rows(slice(None)).numpy(), ROWS)
+    for number in (1, 3):
+        write(number, ROWS[:0])
+    assert "has shape (0, 4), so it holds no features" in refused(folder, NoRows)
+    write(3, ROWS[:, :3])
+    write(4, ROWS)
+    assert refused(folder) == (f"{folder / f'part_4{suffix}'} has 4 columns, {folder / f'part_3{suffix}'} has 3; expected shards "
+                               "of one width")
+
+
+def test_a_part_that_pandas_wrote_without_rows_has_columns_of_no_type(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    parquet.write_table(pyarrow.table({"embedding": pyarrow.array(ROWS.tolist())}), tmp_path / "part_1.parquet")
+    parquet.write_table(pyarrow.table({"embedding": pyarrow.nulls(0)}), tmp_path / "part_2.parquet")
+    assert len(open_features(tmp_path)) == 30
+    assert "so it holds no features" in refused(tmp_path / "part_2.parquet", NoRows)
 
 
 def test_a_missing_source_offers_names_or_says_what_was_looked_for(tmp_path):
