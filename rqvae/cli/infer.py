@@ -19,12 +19,12 @@ from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
-from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, row_errors, unsettled
+from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, row_errors, some_rows, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (collapse_advice, foreign_words, comparison_text, freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
+from ..report.text import (COLLAPSED, collapse_advice, foreign_words, comparison_text, freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
@@ -156,12 +156,11 @@ def write(job, codes, bare) -> str:
     return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
 
 
-def freshness(job, codes) -> str:
+def freshness(job, codes, table) -> str:
     """How items that the model was not trained on fare beside those held out then, in words; "" where that is not known."""
     if job.model is None or job.items is None or job.split is not None:
         return ""
     then = next((row.get("val_recon_loss") for row in job.history if row.get("chosen")), None)
-    table = job.items.dataset.table
     return freshness_text(row_errors(table, codes, job.model)[0].mean().item() / table.shape[1], then)
 
 
@@ -191,10 +190,22 @@ def show(job, codes, table) -> None:
     say(summary(statistics, collision_report(codes)))
     if warn_of_foreign(job, codes, table):
         return
+    if job.new and uses_its_codes(job):     # few items, or items alike, use few codes of a model that is sound
+        rows = some_rows(len(codes))
+        fresh = freshness(job, codes[rows], TableRows(table, rows))
+        if fresh.startswith("WARNING"):
+            say(fresh)
+        return
     advice = "train again longer, with fewer --num-embeddings, or on more varied items" if job.model.latent_norm else \
         "train again with --preset tiger, which prevents this"
     for sentence in collapse_advice(statistics, advice, items=unsettled(codes)):
         say(f"WARNING: {sentence}")
+
+
+def uses_its_codes(job) -> bool:
+    """Whether the items of the training are known to use the codes of each level."""
+    then = next((row.get("codes_used") for row in job.history if row.get("chosen")), None)
+    return bool(then) and all(used >= COLLAPSED * size for used, size in zip(then, code_sizes(job.model)))
 
 
 def warn_of_foreign(job, codes, table) -> bool:
@@ -230,7 +241,7 @@ def judge(job, codes, names, resolution=None) -> None:
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
-    fresh = freshness(job, codes if before is None else before)
+    fresh = freshness(job, codes if before is None else before, job.items and job.items.dataset.table)
     if fresh:
         say("\n" + fresh)
     if job.arguments.report:

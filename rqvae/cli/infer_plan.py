@@ -45,6 +45,7 @@ class Job(NamedTuple):
     model: RqVae = None             # None for IDs in a file
     history: list = ()              # of the training
     unfinished: str = ""            # that the training did not come to its end
+    new: bool = False               # whether the items are known to be others than those of the training
     items: Items = None             # None where only the model is saved, or IDs come without features
     names: list = None              # N, of --names or of the items
     split: tuple = None             # rows trained on and held out, where that is known
@@ -116,7 +117,8 @@ def prepare(arguments) -> Job:
     if recalled and not job.shard:              # which reads its own rows alone; --merge sees them all
         require_the_same(run_of, table, arguments.ckpt, arguments.item_ids)
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
-    job = job._replace(items=items, names=names,
+    noted = (run_of.get("notes") or {}).get("features_checksum")
+    job = job._replace(items=items, names=names, new=not job.shard and noted not in (None, table.checksum()),
                        split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=find_interactions(arguments, len(table), table.item_ids, items.places))

@@ -133,7 +133,8 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
         errors, spreads, groups = row_errors(features, codes, model)
         if model is not None:
             found += _error_measures(errors, spreads, split, _bits(sizes))
-    found += _use_measures(code_statistics(codes, sizes), unsettled(codes))
+    known = model is None or split is not None          # new items that are few or alike use few codes of a sound model
+    found += _use_measures(code_statistics(codes, sizes), unsettled(codes), known)
     collisions = collision_report(codes if before is None else before, features_groups=groups)
     found += _collision_measures(collisions, resolved, math.prod(sizes))
     quality = {} if features is None else neighbour_quality(model, features, codes)
@@ -170,14 +171,19 @@ def decoded(model, codes) -> torch.Tensor:
         return model.decode(codes[:, 0] if codes.shape[1] == 1 else codes).cpu()
 
 
-def foreign_error(model, features, codes, most_rows=4096) -> float:
+def some_rows(count, most=4096) -> np.ndarray:
+    """Row numbers, evenly over `count` rows."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def foreign_error(model, features, codes) -> float:
     """Error of some items' reconstructions, as a share of the variance that the model was trained on where it knows that,
     else of these items' own. Above 1 the mean would have said more: they are not what the model knows.
 
     Args:
         codes: (N, L) int64, before any resolving.
     """
-    rows = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), most_rows)).round().astype(np.int64))
+    rows = some_rows(len(codes))
     items, said = features.rows(rows), decoded(model, codes[rows])
     if model.standardize:       # to a variance of 1
         device = model_device(model)
@@ -254,13 +260,13 @@ def unsettled(codes) -> list:
     return [len(codes), *shared]
 
 
-def _use_measures(statistics, unsettled_items):
+def _use_measures(statistics, unsettled_items, known):
     found = []
     for level, ((used, rate, evenness), items) in enumerate(zip(per_level(statistics), unsettled_items), start=1):
         codes = codes_of(used, rate)
         room = max(usable_codes(codes, items), 1)
         enough = items >= ENOUGH * codes
-        judge = enough or used < room / FAIR
+        judge = enough or known and used < room / FAIR
         more = "" if enough else ", with more items"
         found.append(_judged("used", f"level {level}: codes used", f"{used:,} of {codes:,}", used / room, "usage",
                              healthy=f"all{more}", judge=judge))
@@ -295,7 +301,7 @@ def _collision_measures(collisions, resolved, room):
 def _neighbour_measures(quality, codes, sizes):
     found = []
     judge = len(codes) <= SMALL and _bits(sizes) >= BITS
-    healthy = "at least 0.50" + ("" if judge else " in small catalogues")
+    healthy = f"at least {HEALTHY['recall'].bound:.2f}" + ("" if judge else " in small catalogues")
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
                        ("recall_item", "neighbours found, item to IDs")):
         if key in quality:

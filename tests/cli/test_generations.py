@@ -137,3 +137,8 @@ def test_a_report_on_new_items_says_when_to_retrain(tmp_path, monkeypatch, capsy
     out = said(capsys, ["--data", "other.npy", "--report"], 0)
     assert "WARNING: the error of new items is" in out and "a retraining pays" in out
     assert "retraining" not in said(capsys, ["--report"], 0)
+    alike = np.sort(((rows - rows[0]) ** 2).sum(1).argsort()[:200])
+    np.save("alike.npy", rows[alike])                                       # few codes of a model that is sound
+    for data, warned in (("alike.npy", False), ("other.npy", True)):
+        out = said(capsys, ["--data", data, "--output", f"{data}.json"], 0)
+        assert "collapsed" not in out and ("a retraining pays" in out) == warned, out

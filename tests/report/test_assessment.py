@@ -76,6 +76,23 @@ def test_few_items_are_not_blamed_for_codes_that_they_cannot_use():
     assert usable_codes(256, 90) == pytest.approx(sum(drawn) / 300, abs=2)
 
 
+def test_new_items_that_are_alike_do_not_make_a_model_collapsed(tokenizer):
+    model, table, codes = tokenizer
+    few = torch.cat([codes[:1], codes[:1]]).repeat(10, 1)
+    rows = open_features(table.rows(torch.zeros(20, dtype=torch.int64)))
+    assert labelled(assess(few, 8, model=model, features=rows))["level 1: codes used"].verdict == ""
+    split = torch.arange(20), torch.arange(0)
+    assert labelled(assess(few, 8, model=model, features=rows, split=split))["level 1: codes used"].verdict == "poor"
+
+
+def test_what_is_called_healthy_is_what_the_verdict_asks(tokenizer):
+    model, table, codes = tokenizer
+    for measure in assess(codes.repeat(1, 2), 256, model=None, features=table):
+        if "neighbours found" in measure.label:
+            assert measure.healthy == f"at least {HEALTHY['recall'].bound:.2f}"
+            assert (measure.verdict == "good") == (float(measure.value) >= HEALTHY["recall"].bound)
+
+
 def test_the_collisions_that_chance_alone_causes_are_allowed_for():
     codes = torch.randint(32, (1000, 2))
     apart = collision_report(torch.arange(1000))
