@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..ids.formats import FORMATS
+from ..ids import FORMATS
 from .console import ArgumentParser
 from .item_options import add_interaction_options, add_item_options
 
@@ -48,11 +48,11 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                          "a file of that format, or a folder (default: semantic_ids)")
     add("--format", nargs="+", metavar="NAME", help="write the files that other systems read, one or several of the "
                                                     "formats listed below")
-    add("--unique", nargs="?", const="nearest", choices=("nearest", "suffix", "none"),
-        help="how every item gets an ID of its own: 'nearest' (the default) moves all but one of the items that share "
-             "an ID to the nearest free one; 'suffix' adds a number to every ID instead; 'none' leaves them as the "
-             "model gives them. Formats that number such items themselves get what the model gives, unless a method is "
-             "named")
+    add("--unique", nargs="?", const="optimal", choices=("optimal", "nearest", "suffix", "none"),
+        help="how every item gets an ID of its own: 'optimal' (the default) moves items that share one to free IDs near "
+             "by, at the least cost in all; 'nearest' lets the closest keep it and moves the others one by one to the "
+             "nearest free ID, as 1.1 did; 'suffix' adds a number to every ID instead; 'none' leaves them as the model "
+             "gives them. Formats that number such items themselves get what the model gives, unless a method is named")
     add("--append-to", metavar="FILE", help="IDs (.json, .jsonl, .npy) that are published: --output gets them, "
                                             "unchanged and first, and then unique ones for the new items, which must "
                                             "be named; items that are published already keep their IDs")

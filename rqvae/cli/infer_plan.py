@@ -159,7 +159,7 @@ def prepare_unique(job) -> Job:
     """How collisions shall be resolved, and beside which IDs; and whether the outputs can hold the item IDs."""
     check_labels(job.outputs, job.items.dataset.table.item_ids)
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
-    method = arguments.unique or ("nearest" if wants_unique(job) else "none")
+    method = arguments.unique or ("optimal" if wants_unique(job) else "none")
     if arguments.append_to:
         published = load_published(arguments.append_to, sizes)
         manifest = read_manifest(arguments.append_to)
@@ -169,7 +169,7 @@ def prepare_unique(job) -> Job:
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
         job, method = job._replace(published=published, published_rows=rows), made_by
         count = len(published.codes) + int((rows < 0).sum())
-    if method == "nearest" and math.prod(sizes) < count:
+    if method in ("optimal", "nearest") and math.prod(sizes) < count:
         problem = f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs"
         if arguments.unique or arguments.append_to:
             raise ValueError(f"{problem}; use --unique suffix, or train with more codes or levels")

@@ -21,8 +21,8 @@ from ..codes import as_codes, as_item_ids, as_labels, check_range, level_sizes
 from ..collisions import collision_ranks, id_keys, run_starts
 from ..storage.files import together, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, LINE_BREAKS, as_integers, check_lines
+from . import FORMATS
 from .files import refuse_existing, write_index
-from .formats import FORMATS
 from .tokens import level_letters, level_offsets, to_tokens
 
 _ROWS_AT_ONCE = 2 ** 16
@@ -119,7 +119,7 @@ def _caveats(items, format, main):
     elif system and levels > 3:
         own = int((collision_ranks(items.codes[:, :3])[1] == 1).sum())
         yield (f"{system} reads the first three codes of an ID, and these have {levels}: {own:,} of {count:,} items are told "
-               "from all others by those; train with --num-quantizers 3, and let --unique nearest do what a suffix does")
+               "from all others by those; train with --num-quantizers 3, and let --unique optimal do what a suffix does")
     if format == "minionerec-kmeans" and levels == 3:
         own = int((collision_ranks(items.codes)[1] == 1).sum())
         if own < count:

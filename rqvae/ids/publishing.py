@@ -16,9 +16,9 @@ from ..collisions import collision_ranks
 from ..storage.files import remove_stale_temporaries, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
                                 of_one_kind, rows_by_text)
+from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import SemanticIds, existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
-from .formats import FORMATS
 from .generations import describe, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
@@ -184,18 +184,18 @@ def load_published(path, num_embeddings) -> SemanticIds:
 
 
 def published_method(published, num_embeddings, wanted, where) -> str:
-    """How the published IDs were made unique, and new ones have to be: "nearest" or "suffix".
+    """How new items get IDs beside published ones: by a "suffix" if those have one, else as `wanted`, or "optimal".
 
     Raises:
         ValueError: another method is `wanted` (None for whichever it is), or none.
     """
-    method = "nearest" if published.codes.shape[1] == len(num_embeddings) else "suffix"
+    suffixed = published.codes.shape[1] > len(num_embeddings)
     if wanted == "none":
         raise ValueError(f"--unique is none, but new items get IDs that no item in {where} has; leave --unique out")
-    if wanted not in (None, method):
-        has = "without" if method == "nearest" else "with"
+    if wanted is not None and (wanted == "suffix") != suffixed:
+        has = "with" if suffixed else "without"
         raise ValueError(f"--unique is {wanted}, but the IDs in {where} are {has} a suffix; leave --unique out")
-    return method
+    return "suffix" if suffixed else wanted or "optimal"
 
 
 def published_rows(published, where, item_ids, count) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..codes import as_array, as_codes, check_range, level_sizes
 from ..collisions import collision_ranks, collision_report, id_keys, run_starts
+from .matching import least_cost
 
 _NUMBERS_AT_ONCE = 2 ** 20          # in a block of distances: some MB, near the processor
 _FARTHEST = 1e15                    # a longer residual, squared, gets near the end of float32
@@ -37,14 +38,18 @@ def resolve_collisions(codes: Any, latents: Any = None, codebooks: Any = None, *
     the nearest code with room on the level before, from there to the nearest free last code, and
     so on upwards. Ties go to the lower row and to the lower code. No code leaves its codebook.
 
+    "optimal": as "nearest", but for who gets which last code: all that have room under a prefix and
+    share an ID get those that are free and those they share, so that the sum of their squared
+    distances is the least there is.
+
     "suffix" (TIGER, arXiv 2305.05065, section 3.1): one more level, which counts 0, 1, 2, ...
     within each collision in row order. It works whatever collides.
 
     Args:
         codes: (N, L) or (N,) integers.
-        latents: (N, E) encoder outputs z; needed for "nearest".
-        codebooks: an array (K, E) for each level; needed for "nearest".
-        method: "nearest" or "suffix"; by default "nearest" where latents and codebooks are given.
+        latents: (N, E) encoder outputs z; needed for all but "suffix".
+        codebooks: an array (K, E) for each level; needed for all but "suffix".
+        method: "optimal", "nearest" or "suffix"; by default "nearest" where latents and codebooks are given.
         num_embeddings: K, or one for each level, to check the codes against.
         taken: (M, L) published IDs, (M, L+1) for "suffix", of which none may move: no new ID is
             among them, and suffixes go on counting after theirs.
@@ -56,8 +61,8 @@ def resolve_collisions(codes: Any, latents: Any = None, codebooks: Any = None, *
     codes = as_codes(codes)
     if method is None:
         method = "suffix" if latents is None or codebooks is None else "nearest"
-    if method not in ("nearest", "suffix"):
-        raise ValueError(f"method must be 'nearest' or 'suffix', got {method!r}")
+    if method not in ("optimal", "nearest", "suffix"):
+        raise ValueError(f"method must be 'optimal', 'nearest' or 'suffix', got {method!r}")
     if num_embeddings is not None:
         check_range(codes, level_sizes(num_embeddings, codes.shape[1]))
     width = codes.shape[1] + (method == "suffix")
@@ -69,8 +74,8 @@ def resolve_collisions(codes: Any, latents: Any = None, codebooks: Any = None, *
         resolved = _suffixed(codes, taken)
         moved = np.flatnonzero(resolved[:, -1])
     else:
-        latents, codebooks = _checked_vectors(codes, latents, codebooks, taken)
-        resolved = _nearest(codes, latents, codebooks, taken)
+        latents, codebooks = _checked_vectors(codes, latents, codebooks, taken, method)
+        resolved = _moved(codes, latents, codebooks, taken, method == "optimal")
         moved = np.flatnonzero((resolved != codes).any(axis=1))
     return Resolution(resolved, moved,
                       collision_report(np.concatenate([taken[:, :codes.shape[1]], codes])),
@@ -86,10 +91,10 @@ def _suffixed(codes, taken):
     return np.column_stack([codes, first_free[ids[len(taken):]] + collision_ranks(codes)[0]])
 
 
-def _checked_vectors(codes, latents, codebooks, taken):
+def _checked_vectors(codes, latents, codebooks, taken, method):
     """Latents as an array (N, E) and codebooks as a list of float64 (K, E), or a clear error."""
     if latents is None or codebooks is None:
-        raise ValueError("method 'nearest' needs latents and codebooks; pass both, "
+        raise ValueError(f"method {method!r} needs latents and codebooks; pass both, "
                          "or method='suffix'")
     latents = as_array(latents)
     codebooks = [as_array(codebook).astype(np.float64) for codebook in codebooks]
@@ -112,8 +117,8 @@ def _checked_vectors(codes, latents, codebooks, taken):
     return latents, codebooks
 
 
-def _nearest(codes, latents, codebooks, taken):
-    """Resolution by nearest free code: (N, L).
+def _moved(codes, latents, codebooks, taken, at_least_cost):
+    """Resolution by moving to free codes: (N, L).
 
     In stages: every mover chooses a prefix with room, the first of each queue get a code there,
     the others choose again. A stage places somebody in every prefix that was chosen.
@@ -132,7 +137,12 @@ def _nearest(codes, latents, codebooks, taken):
     queue = contested[np.lexsort((claims[contested], ids[contested]))]
     keeps = np.zeros(len(codes), bool)
     keeps[queue[run_starts(ids[queue])]] = True
-    movers = contested[~keeps[contested] | published[ids[contested]]]
+    keeps[published[ids]] = False
+    if at_least_cost:                   # the closest may leave, too, but where room is short they come first
+        claims[keeps] = -1
+        movers, held = contested, held[(counts == 1) | published]
+    else:
+        movers = contested[~keeps[contested]]
 
     resolved = codes.copy()
     while len(movers):
@@ -144,7 +154,8 @@ def _nearest(codes, latents, codebooks, taken):
         low, high = _children(nodes[queue], sizes[-1], held)
         served = queue[place < sizes[-1] - (high - low)]
         rows, nodes = movers[served], nodes[served]
-        last = _last_codes(latents, codebooks, prefixes[served], rows, nodes, held)
+        last = _last_codes(latents, codebooks, prefixes[served], rows, nodes, held,
+                           least_cost if at_least_cost else _serve_in_turn)
         resolved[rows] = np.column_stack([prefixes[served], last])
         held = np.sort(np.concatenate([held, nodes * sizes[-1] + last]))
         movers = np.delete(movers, served)
@@ -202,18 +213,14 @@ def _full_nodes(held, sizes):
     return full[::-1]
 
 
-def _last_codes(latents, codebooks, prefixes, rows, nodes, held):
+def _last_codes(latents, codebooks, prefixes, rows, nodes, held, serve):
     """The last codes (m,) of movers sorted by node and by place in its queue; all have room."""
     last, size = np.empty_like(rows), len(codebooks[-1])
-    for some in _blocks(np.arange(len(rows)), size):
+    for some in _whole_nodes(nodes, size):
         residuals = _residuals(latents[rows[some]], codebooks, prefixes[some])
         distances = _squared_distances(residuals, codebooks[-1])
         distances[_occupied(nodes[some], size, held)] = np.inf
-        # The first node may have begun in the block before, where codes of it were given away.
-        begun = np.searchsorted(nodes, nodes[some[0]])
-        of_first = np.searchsorted(nodes[some], nodes[some[0]], side="right")
-        distances[:of_first, last[begun:some[0]]] = np.inf
-        last[some] = _serve_in_turn(distances, nodes[some])
+        last[some] = serve(distances, nodes[some])
     return last
 
 
@@ -284,3 +291,13 @@ def _blocks(rows, width):
     """`rows` in blocks that, `width` numbers each, hold about _NUMBERS_AT_ONCE."""
     step = max(1, _NUMBERS_AT_ONCE // width)
     return (rows[start:start + step] for start in range(0, len(rows), step))
+
+
+def _whole_nodes(nodes, width):
+    """Slices of the sorted `nodes` that, `width` numbers each, hold about _NUMBERS_AT_ONCE, and no node in part."""
+    ends, start = np.append(run_starts(nodes)[1:], len(nodes)), 0
+    while start < len(nodes):
+        far = np.searchsorted(ends, start + max(1, _NUMBERS_AT_ONCE // width))
+        stop = int(ends[min(far, len(ends) - 1)])
+        yield slice(start, stop)
+        start = stop

@@ -15,21 +15,21 @@ from ..inference import ROWS_PER_CHUNK, evaluating, model_device
 from .resolution import Resolution, resolve_collisions
 
 
-def unique_ids(model, features, codes, *, method="nearest", taken=None) -> Resolution:
+def unique_ids(model, features, codes, *, method="optimal", taken=None) -> Resolution:
     """`resolve_collisions` for the IDs that a model gave, without holding a latent for each item.
 
     Args:
         model: the `RqVae`, on the device that it shall compute on.
         features: the `FeatureTable` (N, D).
         codes: (N, L) or (N,) integers, what `batch_inference` gave.
-        method: "nearest" or "suffix".
+        method: "optimal", "nearest" or "suffix".
         taken: (M, L) published IDs, (M, L+1) for "suffix", none of which moves.
 
     Raises:
         ValueError: as `resolve_collisions`.
     """
     codes = as_codes(codes)
-    if method != "nearest":
+    if method == "suffix":
         return resolve_collisions(codes, method=method, taken=taken)
     taken = np.empty((0, codes.shape[1]), np.int64) if taken is None else as_codes(taken, "taken")
     everything = np.concatenate([taken, codes])

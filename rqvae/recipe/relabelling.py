@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..codes import as_codes
+from ..ids.matching import least_cost
 
 EXACT_CODES = 1024          # of a level, up to which the assignment without scipy is optimal; beyond it is nearly so
 _ROUNDS = 100               # of exchanges, which seldom take ten
@@ -54,46 +55,8 @@ def optimal_assignment(gains) -> np.ndarray:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        return _shortest_paths(gains) if len(gains) <= EXACT_CODES else _exchanged(gains, _greedy(gains))
+        return least_cost(gains.max() - gains) if len(gains) <= EXACT_CODES else _exchanged(gains, _greedy(gains))
     return linear_sum_assignment(gains, maximize=True)[1].astype(np.int64)
-
-
-def _shortest_paths(gains):
-    """The Hungarian method by shortest augmenting paths (Jonker and Volgenant 1987), a row of numbers at a time."""
-    costs, size = gains.max() - gains, len(gains)
-    rows_price, columns_price = costs.min(axis=1), np.zeros(size)
-    row_of = np.full(size, -1)                                                  # of each column
-    for row in range(size):                                                     # what costs nothing more, at once
-        column = int(costs[row].argmin())
-        if row_of[column] < 0:
-            row_of[column] = row
-    for start in np.setdiff1d(np.arange(size), row_of).tolist():
-        distance = costs[start] - rows_price[start] - columns_price
-        before, done, rest = np.full(size, start), np.zeros(size, bool), distance.copy()
-        while True:
-            column = int(rest.argmin())
-            reached, done[column], rest[column] = distance[column], True, np.inf
-            row = row_of[column]
-            if row < 0:
-                break
-            further = reached + costs[row] - rows_price[row] - columns_price
-            nearer = (further < distance) & ~done
-            distance[nearer] = rest[nearer] = further[nearer]
-            before[nearer] = row
-        settled = np.flatnonzero(done)
-        gap = reached - distance[settled]
-        columns_price[settled] -= gap
-        owners = row_of[settled]
-        rows_price[owners[owners >= 0]] += gap[owners >= 0]
-        rows_price[start] += reached
-        while row != start:                                                     # turn the path round
-            row = before[column]
-            following = int(np.flatnonzero(row_of == row)[0]) if row != start else -1
-            row_of[column] = row
-            column = following
-    found = np.empty(size, np.int64)
-    found[row_of] = np.arange(size)
-    return found
 
 
 def _greedy(gains):

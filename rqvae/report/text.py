@@ -74,7 +74,7 @@ def resolution_text(resolution, items, cost=None, published=0) -> str:
     if cost is None:
         lines.append(f"  each ID has one more number; it is above 0 for {moved}")
     else:
-        lines.append(f"  {moved} moved to the nearest free ID, at the price of {cost:.4f} more reconstruction error "
+        lines.append(f"  {moved} moved to a free ID near by, at the price of {cost:.4f} more reconstruction error "
                      "(a share of the features' variance)")
     return "\n".join(lines)
 

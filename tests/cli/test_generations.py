@@ -43,7 +43,7 @@ def test_a_generation_says_what_made_it_and_what_it_goes_on_from(published):
     first = json.loads(Path("pub.json.manifest").read_text())
     assert infer.main([*APPEND, "pub.json"]) == 0
     second = json.loads(Path("all.jsonl.manifest").read_text())
-    assert (first["items"], first["parent"], first["unique"], first["item_ids"]) == (200, None, "nearest", "integer")
+    assert (first["items"], first["parent"], first["unique"], first["item_ids"]) == (200, None, "optimal", "integer")
     assert (second["items"], second["published before"], second["added"], second["changed"]) == (230, 200, 30, 0)
     assert second["parent"] == first["generation"] == json.loads(Path("pub.npy.manifest").read_text())["generation"]
     assert set(json.loads(Path("pub.npy.manifest").read_text())["files"]) == {"pub.npy", "pub.item2id"}
@@ -93,8 +93,9 @@ def test_a_foreign_model_is_refused_and_one_that_went_on_is_not(published, capsy
 
 def test_verifying_derives_a_generation_again(published, capsys):
     assert infer.main([*APPEND, "pub.json"]) == 0
+    assert infer.main(["--unique", "nearest", "--output", "as_before.json"]) == 0
     capsys.readouterr()
-    for name, count in (("pub.json", 200), ("pub.npy", 200), ("all.jsonl", 30)):
+    for name, count in (("pub.json", 200), ("pub.npy", 200), ("all.jsonl", 30), ("as_before.json", 200)):
         assert f"{count} of {count} IDs are what checkpoints/best.ckpt" in said(capsys, ["--verify", name], 0)
         assert "20 of 20 IDs are what" in said(capsys, ["--verify", name, "--sample", "20"], 0)
     manifest, text = Path("pub.json.manifest").read_text(), Path("pub.json").read_text()

@@ -172,17 +172,17 @@ def test_unique_ids_are_written_and_told(trained, capsys):
     assert infer.main(["--ckpt", "--output", "plain.npy", "--unique", "none"]) == 0
     said = capsys.readouterr().out
     assert said.count("made unique: collision rate") == 1
-    for method, levels in (("nearest", 3), ("suffix", 4)):
+    for method, levels in (("optimal", 3), ("nearest", 3), ("suffix", 4)):
         capsys.readouterr()
         assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy"]) == 0
         unique = np.load(f"{method}.npy")
         assert unique.shape == (200, levels) and len(np.unique(unique, axis=0)) == 200
         assert "made unique: collision rate" in capsys.readouterr().out
-    plain, nearest = np.load("plain.npy"), np.load("nearest.npy")
+    plain, optimal = np.load("plain.npy"), np.load("optimal.npy")
     assert np.array_equal(plain, trained.generate_semantic_ids(clustered(200)).numpy())
-    assert np.array_equal(nearest, np.load("default.npy"))
+    assert np.array_equal(optimal, np.load("default.npy"))
     alone = [row for row in range(200) if (plain == plain[row]).all(axis=1).sum() == 1]
-    assert (plain[alone] == nearest[alone]).all() and (np.load("suffix.npy")[:, :3] == plain).all()
+    assert (plain[alone] == optimal[alone]).all() and (np.load("suffix.npy")[:, :3] == plain).all()
 
 
 def test_more_items_than_ids_are_refused_before_any_work(trained, capsys):

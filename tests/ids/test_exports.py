@@ -305,7 +305,7 @@ def test_readers_of_three_codes_are_warned_of_before_they_merge_items(tmp_path, 
         export_semantic_ids(FOUR, format, place, num_embeddings=10, item_ids=ids)
     assert [str(each.message) for each in said] == [
         f"{system} reads the first three codes of an ID, and these have 4: 2 of 4 items are told from all others by those; "
-        "train with --num-quantizers 3, and let --unique nearest do what a suffix does"]
+        "train with --num-quantizers 3, and let --unique optimal do what a suffix does"]
     with pytest.warns(UserWarning, match=f"{system} reads three codes of an ID, and these have 2; train with"):
         export_semantic_ids(FOUR[:, :2], format, tmp_path / "b", num_embeddings=10, item_ids=ids)
     with warnings.catch_warnings():

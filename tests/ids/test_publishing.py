@@ -71,7 +71,7 @@ def test_a_file_that_exists_is_refused_unless_overwritten(tmp_path, formats, nam
 def test_published_ids_tell_how_they_were_made(tmp_path):
     save_semantic_ids(CODES, tmp_path / "a.npy")
     save_semantic_ids(np.column_stack([CODES, [0, 1, 0, 2]]), tmp_path / "b.npy")
-    for name, method, other, words in (("a.npy", "nearest", "suffix", "without a suffix"),
+    for name, method, other, words in (("a.npy", "optimal", "suffix", "without a suffix"),
                                        ("b.npy", "suffix", "nearest", "with a suffix")):
         published = load_published(tmp_path / name, [4, 4])
         assert published_method(published, [4, 4], None, name) == method

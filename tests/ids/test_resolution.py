@@ -77,7 +77,7 @@ def resolve_one_by_one(codes, latents, codebooks, taken=()):
     return np.array(result)
 
 
-def check_promises(codes, resolved, sizes, taken=()):
+def check_promises(codes, resolved, sizes, taken=(), one_stays=True):
     """All distinct, in range, and whatever did not collide is where it was."""
     ids = list(map(tuple, codes.tolist()))
     new = list(map(tuple, resolved.codes.tolist()))
@@ -89,7 +89,7 @@ def check_promises(codes, resolved, sizes, taken=()):
             assert new[row] == item
     moved = [row for row, item in enumerate(ids) if new[row] != item]
     assert resolved.moved.tolist() == moved
-    for item in set(ids) - published:                      # exactly one item keeps each ID
+    for item in set(ids) - published if one_stays else ():      # exactly one item keeps each ID
         assert sum(new[row] == item for row in range(len(ids)) if ids[row] == item) == 1
 
 
@@ -129,12 +129,77 @@ def test_new_items_never_meet_published_ones_and_follow_the_same_rule(seed):
     assert resolved.codes.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("method", ["nearest", "optimal"])
 @pytest.mark.parametrize("seed", range(10))
-def test_small_blocks_change_nothing(seed, monkeypatch):
+def test_small_blocks_change_nothing(seed, method, monkeypatch):
     codes, latents, codebooks = problem(seed, 150, [4, 5, 8])
-    whole = resolve_collisions(codes, latents, codebooks).codes
+    whole = resolve_collisions(codes, latents, codebooks, method=method).codes
     monkeypatch.setattr(resolution, "_NUMBERS_AT_ONCE", 9)
-    assert resolve_collisions(codes, latents, codebooks).codes.tolist() == whole.tolist()
+    assert resolve_collisions(codes, latents, codebooks, method=method).codes.tolist() == whole.tolist()
+
+
+def added(codes, resolved, latents, codebooks):
+    """Squared distance of all items to what their IDs stand for, after less before."""
+    before, after = (sum(squared_distance(z, codebooks, row, len(codebooks) - 1, row[-1]) for z, row in zip(latents, ids))
+                     for ids in (codes, resolved.codes))
+    return after - before
+
+
+def least_added(codes, latents, codebooks, taken):
+    """What the cheapest of all ways costs in which items that share an ID get last codes, prefix by prefix."""
+    ids, size = list(map(tuple, codes.tolist())), len(codebooks[-1])
+    total = 0.0
+    for prefix in {item[:-1] for item in ids}:
+        sharing = [row for row, item in enumerate(ids) if item[:-1] == prefix and (ids.count(item) > 1 or item in taken)]
+        others = {item for item in ids if item[:-1] == prefix} - {ids[row] for row in sharing} | set(taken)
+        free = [code for code in range(size) if (*prefix, code) not in others]
+        costs = [[squared_distance(latents[row], codebooks, ids[row], len(codebooks) - 1, code) for code in free]
+                 for row in sharing]
+        now = sum(squared_distance(latents[row], codebooks, ids[row], len(codebooks) - 1, ids[row][-1]) for row in sharing)
+        total += min(sum(cost[code] for cost, code in zip(costs, chosen))
+                     for chosen in itertools.permutations(range(len(free)), len(sharing))) - now
+    return total
+
+
+@pytest.mark.parametrize("published", [0, 3])
+@pytest.mark.parametrize("seed", range(15))
+def test_optimal_adds_the_least_distance_of_all_ways(seed, published):
+    codes, latents, codebooks = problem(seed, 20, [3, 3, 6])
+    most = max(np.unique(codes[:, 0] * 3 + codes[:, 1], return_counts=True)[1])
+    keep = np.ones(20, bool)
+    while most > 6 - published:                                 # thin out what is too full, or too many ways to try
+        prefixes = codes[:, 0] * 3 + codes[:, 1]
+        values, counts = np.unique(prefixes[keep], return_counts=True)
+        keep[np.flatnonzero(keep & (prefixes == values[counts.argmax()]))[-1]] = False
+        most = np.unique(prefixes[keep], return_counts=True)[1].max()
+    codes, latents = codes[keep], latents[keep]
+    taken = np.unique(codes, axis=0)[:published]
+    resolved = resolve_collisions(codes, latents, codebooks, method="optimal", taken=taken if published else None)
+    check_promises(codes, resolved, [3, 3, 6], taken.tolist(), one_stays=False)
+    assert (resolved.codes[:, :2] == codes[:, :2]).all()
+    best = least_added(codes, latents, codebooks, set(map(tuple, taken.tolist())))
+    assert added(codes, resolved, latents, codebooks) == pytest.approx(best, abs=1e-5)
+    one_by_one = resolve_collisions(codes, latents, codebooks, taken=taken if published else None)
+    assert best <= added(codes, one_by_one, latents, codebooks) + 1e-5
+
+
+def test_optimal_lets_the_closest_leave_where_that_costs_less():
+    codebooks = [np.array([[0.0], [1.0], [3.0]])]
+    latents = np.array([[0.3], [-0.4]])                         # to 1 adds .4 for the one and 1.8 for the other
+    assert resolve_collisions([0, 0], latents, codebooks).codes.tolist() == [[0], [1]]
+    assert resolve_collisions([0, 0], latents, codebooks, method="optimal").codes.tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_optimal_keeps_every_promise_where_prefixes_are_full(seed):
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(2, 6, 3).tolist()
+    codes, latents, codebooks = problem(seed, int(np.prod(sizes)), sizes)      # every ID in use
+    shuffled = generator.permutation(len(codes))
+    resolved = resolve_collisions(codes, latents, codebooks, method="optimal")
+    check_promises(codes, resolved, sizes, one_stays=False)
+    again = resolve_collisions(codes[shuffled], latents[shuffled], codebooks, method="optimal")
+    assert again.codes.tolist() == resolved.codes[shuffled].tolist()
 
 
 def test_a_mover_takes_the_nearest_free_code_and_the_closest_stays():
@@ -232,8 +297,9 @@ def test_a_suffix_skips_the_gaps_of_published_items():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (dict(method="sinkhorn"), "method must be 'nearest' or 'suffix', got 'sinkhorn'"),
-    (dict(method="nearest"), "needs latents and codebooks; pass both, or method='suffix'"),
+    (dict(method="sinkhorn"), "method must be 'optimal', 'nearest' or 'suffix', got 'sinkhorn'"),
+    (dict(method="nearest"), "method 'nearest' needs latents and codebooks; pass both, or method='suffix'"),
+    (dict(method="optimal"), "method 'optimal' needs latents and codebooks; pass both, or method='suffix'"),
     (dict(latents=np.zeros((2, 1)), codebooks=[np.zeros((4, 1))] * 2),
      r"latents must be \(3, width\), one row for each item, got shape \(2, 1\)"),
     (dict(latents=np.zeros((3, 1)), codebooks=[np.zeros((4, 1))]),

@@ -20,17 +20,18 @@ def tokenizer():
     return model, features
 
 
+@pytest.mark.parametrize("method", ["optimal", "nearest"])
 @pytest.mark.parametrize("published", [0, 60])
 @pytest.mark.parametrize("chunk", [16, 1024])
-def test_it_equals_the_resolution_of_everything_at_once(tokenizer, monkeypatch, published, chunk):
+def test_it_equals_the_resolution_of_everything_at_once(tokenizer, monkeypatch, published, chunk, method):
     monkeypatch.setattr(uniqueness, "ROWS_PER_CHUNK", chunk)
     model, features = tokenizer
     codes = model.generate_semantic_ids(features).numpy()
     with torch.no_grad():
         latents = model.encode(features)
     taken = np.unique(codes, axis=0)[:published] if published else None
-    expected = resolve_collisions(codes, latents, model.quantizer.codebooks, taken=taken)
-    found = unique_ids(model, open_features(features), codes, taken=taken)
+    expected = resolve_collisions(codes, latents, model.quantizer.codebooks, taken=taken, method=method)
+    found = unique_ids(model, open_features(features), codes, taken=taken, method=method)
     assert np.array_equal(found.codes, expected.codes) and np.array_equal(found.moved, expected.moved)
     assert (found.before, found.after) == (expected.before, expected.after)
     assert found.after["collision_rate"] == 0 < found.before["collision_rate"]

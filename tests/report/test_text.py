@@ -81,7 +81,7 @@ def test_resolving_is_told_with_its_price():
         "  each ID has one more number; it is above 0 for 1 of 3 items")
     text = resolution_text(suffixed, 3, 0.00123, published=7)
     assert "after, the 7 published items included" in text
-    assert "1 of 3 items moved to the nearest free ID, at the price of 0.0012 more reconstruction error" in text
+    assert "1 of 3 items moved to a free ID near by, at the price of 0.0012 more reconstruction error" in text
 
 
 def test_items_that_share_a_prefix_are_shown_by_name():
