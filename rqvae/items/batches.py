@@ -118,9 +118,10 @@ class FeatureLoader:
             self._fingerprint = self._identity(self.table.checksum())
         return self._fingerprint
 
-    def sampled_fingerprint(self) -> str:
-        """What checkpoints before 1.1 keep instead, which looked at some of the rows only."""
-        return self._identity(self.table.sampled_fingerprint())
+    def earlier_fingerprints(self) -> Iterator[str]:
+        """What checkpoints of 1.1 keep instead, and those before, which looked at some of the rows only."""
+        yield self._identity(self.table.checksum(earlier=True))
+        yield self._identity(self.table.sampled_fingerprint())
 
     def _identity(self, content):
         rows = b"" if self.rows is None else self.rows.numpy().tobytes()

@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import torch
 
-from .checksums import ROWS_PER_BLOCK, BlockChecksums
+from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
 
 
 class PartsTable:
@@ -91,18 +91,23 @@ class PartsTable:
                 warnings.warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
                               "there is", stacklevel=2)
 
-    def checksum(self, rows=None) -> str:
+    def checksum(self, rows=None, *, earlier=False) -> str:
         """As `FeatureTable.checksum`; what is missing counts as missing."""
         fill, self.fill = self.fill, None
+        sums = BlockChecksums(earlier=True) if earlier else self._checksums
         try:
             part = range(len(self)) if rows is None else rows
-            if self._checksums.of(part, self.shape[1]) is None:
+            if sums.of(part, self.shape[1]) is None:
                 for first in range(part.start, part.stop, ROWS_PER_BLOCK):
                     chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
-                    self._checksums.add(first, chunk.numpy())
-            return self._checksums.of(part, self.shape[1])
+                    sums.add(first, chunk.numpy())
+            return sums.of(part, self.shape[1])
         finally:
             self.fill = fill
+
+    def has_checksum(self, recorded, rows=None) -> bool:
+        """As `FeatureTable.has_checksum`."""
+        return recorded == self.checksum(rows, earlier=not str(recorded).startswith(MARK))
 
     def sampled_fingerprint(self) -> str:
         """Nothing: no checkpoint before 1.1, which kept one, was of parts."""

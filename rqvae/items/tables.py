@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .blocks import NoRows, array_block, tensor_block
-from .checksums import ROWS_PER_BLOCK, BlockChecksums
+from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
 from .parts import PartsTable
 from .readers import SUFFIXES, read_features
@@ -172,13 +172,14 @@ class FeatureTable:
                              f"overflow float32; {_SCALE}")
         self._warn(where, len(part), np.flatnonzero(lowest == highest), zero)
 
-    def checksum(self, rows=None) -> str:
-        """32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
+    def checksum(self, rows=None, *, earlier=False) -> str:
+        """A mark and 32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
 
         Path, time and stored type play no part. Without a pass of its own where `check` has seen the rows.
 
         Args:
             rows: a range of row numbers that begins at a multiple of 1024; all unless said.
+            earlier: as 1.1 made it, in a pass of its own.
 
         Raises:
             ValueError: the range begins elsewhere.
@@ -186,12 +187,17 @@ class FeatureTable:
         part = range(len(self)) if rows is None else rows
         if part.start % ROWS_PER_BLOCK:
             raise ValueError(f"rows begin at {part.start}; a checksum begins at a multiple of {ROWS_PER_BLOCK}")
-        found = self._checksums.of(part, self.shape[1])
+        sums = BlockChecksums(earlier=True) if earlier else self._checksums
+        found = sums.of(part, self.shape[1])
         if found is None:
             for first, chunk in self._chunks(part, self._chunk_rows()):
-                self._checksums.add(first, chunk)
-            found = self._checksums.of(part, self.shape[1])
+                sums.add(first, chunk)
+            found = sums.of(part, self.shape[1])
         return found
+
+    def has_checksum(self, recorded, rows=None) -> bool:
+        """Whether `recorded` is the checksum of these rows, of this version or of 1.1."""
+        return recorded == self.checksum(rows, earlier=not str(recorded).startswith(MARK))
 
     def sampled_fingerprint(self) -> str:
         """What checkpoints before 1.1 keep instead: shape, dtype and up to 4096 rows, evenly spread."""

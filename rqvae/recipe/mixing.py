@@ -98,11 +98,14 @@ class NeighbourMixing:
         self.loader.set_epoch(epoch)
 
     def fingerprint(self) -> str:
-        towards = f" towards {self.targets.fingerprint}" if self.targets else ""
-        return f"{self.loader.fingerprint()} mixed {self.reach} {self.seed}{towards}"
+        return self._mixed(self.loader.fingerprint())
 
-    def sampled_fingerprint(self) -> str:
-        return f"{self.loader.sampled_fingerprint()} mixed {self.reach} {self.seed}"
+    def earlier_fingerprints(self):
+        return map(self._mixed, self.loader.earlier_fingerprints())
+
+    def _mixed(self, identity):
+        towards = f" towards {self.targets.fingerprint}" if self.targets else ""
+        return f"{identity} mixed {self.reach} {self.seed}{towards}"
 
     def batches_from(self, start):
         """Iterate this epoch without its first `start` batches."""

@@ -177,14 +177,19 @@ def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
     assert "was trained on other data" in capsys.readouterr().err
 
 
-def test_a_run_of_before_1_1_which_kept_a_sample_of_its_rows_goes_on(tmp_path, monkeypatch, capsys):
+CHECKSUM = FeatureTable.checksum
+
+
+@pytest.mark.parametrize("kept", [FeatureTable.sampled_fingerprint, lambda table: CHECKSUM(table, earlier=True)],
+                         ids=["a sample of its rows, as 1.0", "another checksum, as 1.1"])
+def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path, monkeypatch, capsys, kept):
     monkeypatch.chdir(tmp_path)
     rows = clustered(300).numpy()
     np.save("items.npy", rows)
     for preset in ("documented", "tiger"):
         run = ["--data", "items.npy", "--preset", preset, *TINY, "--checkpoint-dir", preset]
         with monkeypatch.context() as earlier:
-            earlier.setattr(FeatureTable, "checksum", FeatureTable.sampled_fingerprint)
+            earlier.setattr(FeatureTable, "checksum", kept)
             assert train.main([*run, "--epochs", "1"]) == 0
         assert train.main([*run, "--epochs", "2", "--resume"]) == 0
     np.save("items.npy", rows[::-1])

@@ -1,0 +1,66 @@
+"""Checksums of rows, by sums in Python's own integers."""
+
+import hashlib
+import zlib
+
+import numpy as np
+import pytest
+
+from rqvae import open_features
+from rqvae.items.checksums import BlockChecksums, row_sums
+
+ROWS = np.random.default_rng(0).standard_normal((2500, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 6])
+def test_a_row_s_sum_is_that_of_words_times_odd_factors(width):
+    rows = np.ascontiguousarray(ROWS[:7, :width])
+    drawn = hashlib.shake_128(b"words of a row").digest(8 * 3)
+    for row, found in zip(rows, row_sums(rows).tolist()):
+        stored = row.tobytes() + bytes(4 * (width % 2))
+        words = [int.from_bytes(stored[place:place + 8], "little") for place in range(0, len(stored), 8)]
+        factors = [int.from_bytes(drawn[place:place + 8], "little") | 1 for place in range(0, len(drawn), 8)]
+        assert found == sum(word * factor for word, factor in zip(words, factors)) % 2**64
+
+
+def test_a_checksum_is_of_the_crc_of_each_thousand_rows():
+    blocks = [zlib.crc32(row_sums(ROWS[first:first + 1024]).tobytes()) for first in range(0, 2500, 1024)]
+    content = b"2500 6" + b"".join(crc.to_bytes(4, "little") for crc in blocks)
+    expected = "2:" + hashlib.blake2b(content, digest_size=16).hexdigest()
+    table = open_features(ROWS)
+    assert table.checksum() == expected == open_features(ROWS.astype(">f4")).checksum()
+    assert table.has_checksum(expected) and not open_features(ROWS[:-1]).has_checksum(expected)
+
+
+def test_every_bit_and_the_place_of_every_number_counts():
+    before = open_features(ROWS).checksum()
+    for bit in range(32):
+        other = ROWS.copy()
+        other.view(np.uint32)[1700, 3] ^= np.uint32(1 << bit)
+        assert open_features(other).checksum(range(0, 2500)) != before
+    for one, two in [((0, 0), (0, 1)), ((5, 2), (5, 4)), ((1023, 5), (1024, 0)), ((3, 1), (2400, 1))]:
+        other = ROWS.copy()
+        other[one], other[two] = ROWS[two], ROWS[one]
+        assert open_features(other).checksum() != before
+
+
+def test_what_1_1_recorded_is_still_known():
+    """By its own arithmetic: the CRC of the rows themselves."""
+    content = b"2500 6" + b"".join(zlib.crc32(ROWS[first:first + 1024].tobytes()).to_bytes(4, "little")
+                                   for first in range(0, 2500, 1024))
+    recorded = hashlib.blake2b(content, digest_size=16).hexdigest()
+    table = open_features(ROWS)
+    assert table.has_checksum(recorded) and table.checksum(earlier=True) == recorded
+    assert not open_features(ROWS[::-1]).has_checksum(recorded)
+    assert open_features({"a": ROWS[:, :2], "b": ROWS[:, 2:]}).has_checksum(recorded)
+    part = table.checksum(range(1024, 2048), earlier=True)
+    assert table.has_checksum(part, range(1024, 2048)) and not table.has_checksum(part, range(1024, 2500))
+    assert not table.has_checksum(None) and not table.has_checksum("")
+
+
+def test_pieces_of_any_size_make_the_same():
+    whole, pieces = BlockChecksums(), BlockChecksums()
+    whole.add(0, ROWS)
+    for first in range(0, 2500, 300):
+        pieces.add(first, ROWS[first:first + 300])
+    assert whole.of(range(2500), 6) == pieces.of(range(2500), 6) is not None
