@@ -36,21 +36,26 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
             codebook = codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
         size = max(64, size * MANY_CODES // max(len(codebook), MANY_CODES))
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            unsure = None
+        else:       # distances below it, one for each code, and the largest of them
+            unsure = (codebook.square().sum(dim=1) * _CANCELLED).sqrt()
+            unsure = unsure, unsure.max()
         if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
-            return _nearest(x, codebook, offset)
+            return _nearest(x, codebook, offset, unsure)
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for rows, part in zip(x.split(size), codes.split(size)):
-            part.copy_(_nearest(rows, codebook, offset))
+            part.copy_(_nearest(rows, codebook, offset, unsure))
         return codes
 
 
-def _nearest(rows, codebook, offset):
+def _nearest(rows, codebook, offset, unsure):
     rows = rows if offset is None else rows - offset
     nearest = distances(rows, codebook).min(dim=1)      # of (rows, K); of equals the first, as argmin, and faster
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():
-        return nearest.indices
     # Codes may lie in groups far apart: then the expanded square has cancelled whatever the mean of them all is.
-    lost = nearest.values.square() < _CANCELLED * codebook.square().sum(dim=1)[nearest.indices]
+    if unsure is None or not len(rows) or not nearest.values.min() < unsure[1]:
+        return nearest.indices
+    lost = nearest.values < unsure[0][nearest.indices]
     if lost.any():
         exact = torch.cdist(rows[lost], codebook, compute_mode="donot_use_mm_for_euclid_dist")
         nearest.indices[lost] = exact.min(dim=1).indices
