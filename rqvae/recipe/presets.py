@@ -60,7 +60,7 @@ def epochs(num_items: int, *, fine: bool = False, interactions=None) -> int:
     return wanted if interactions is None else round(wanted / (1 - DECODER_EPOCHS))
 
 
-def configure_optimizers(model, total_steps: int, *, closed: bool = False, interactions=None) -> dict:
+def configure_optimizers(model, total_steps: int, *, closed: bool = False, interactions=None, held: bool = False) -> dict:
     """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
 
     Args:
@@ -68,10 +68,12 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False, inter
         total_steps: batches of the whole training.
         closed: fit a catalogue that no item will ever join, at the expense of new items.
         interactions: as in `training`; the cosine then ends where the decoder goes on alone, which has one of its own.
+        held: published items are held to their codes (see `keeping`): the encoder may then keep what it learns of single
+            items, which finds them again; the decoder, by which new items fare, may not.
     """
     alone = 0 if interactions is None else round(DECODER_EPOCHS * total_steps)
     weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
-    perceptrons = [*model.encoder.layers.parameters(), *model.decoder.layers.parameters()]
+    perceptrons = [*(() if held else model.encoder.layers.parameters()), *model.decoder.layers.parameters()]
     decayed = set(perceptrons)
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in decayed]
     optimizer = torch.optim.AdamW(

@@ -42,7 +42,7 @@ def test_published_items_are_held_and_published_again_exactly(published, capsys)
     found = model.generate_semantic_ids(torch.from_numpy(np.load("grown.npy"))).numpy()
     row_of = {str(item): row for row, item in enumerate(order)}
     again = found[[row_of[item] for item in before.item_ids]]
-    assert (again == before.codes).all(axis=1).mean() > 0.8 and (again[:, 0] == before.codes[:, 0]).mean() > 0.95
+    assert (again == before.codes).all(axis=1).mean() > 0.75 and (again[:, 0] == before.codes[:, 0]).mean() > 0.95
     argv = ["--ckpt", "grown/best.ckpt", "--data", "grown.npy", "--item-ids", "grown_ids.npy", "--append-to", "pub.json"]
     assert infer.main([*argv, "--output", "all.jsonl"]) == 0
     out = capsys.readouterr().out
