@@ -14,6 +14,7 @@ import uuid
 import torch
 
 MEETING_SECONDS = 600   # that processes which start together may take to find each other
+SETTLING_SECONDS = 0.1  # for the threads of a group to put down what they hold
 
 _group = None           # torch.distributed once `process_group` has started it
 
@@ -51,6 +52,9 @@ def process_group(device):
         yield
     finally:
         _group = None
+        # To destroy the group waits for its threads and, in torch 2.6, holds Python's lock meanwhile; a thread that is
+        # about to free a tensor of the last sum waits for that lock. Asleep we hand it over.
+        time.sleep(SETTLING_SECONDS)
         torch.distributed.destroy_process_group()
 
 

@@ -28,10 +28,11 @@ def options_of(path, actions) -> dict:
         return {name: _listed(value, actions[name]) for name, value in recorded.items()
                 if name in actions and name not in NOT_HANDED_ON and value is not None}
     found = {str(name).replace("-", "_"): value for name, value in _read(path).items()}
+    found = {f"{name}_" if f"{name}_" in actions else name: value for name, value in found.items()}        # "from"
     found = {name: _listed(value, actions.get(name)) for name, value in found.items()}
     for name, value in found.items():
         if name not in actions or name in ("help", "version", "config"):
-            near = difflib.get_close_matches(name, actions, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, [known.rstrip("_") for known in actions], n=1, cutoff=0.6)
             raise ValueError(f"{path} sets {name}, which is no option" + (f"; did you mean {near[0]}?" if near else ""))
         wrong = _wrong(value, actions[name])
         if wrong:

@@ -257,7 +257,7 @@ def _levels(codes, order, size):
         column = column[order]
         new[1:] |= column[1:] != column[:-1]
         starts = np.flatnonzero(new)                                    # the rows where this level's states begin
-        keys.append(parents[starts] * np.int64(size) + column[starts])
+        keys.append(parents[starts].astype(np.int64) * size + column[starts])
         parents = np.cumsum(new, dtype=np.int32) + np.int32(begin - 1)  # (N,) the state of each row
         first.append(parents[above])
         begin, above = begin + len(starts), starts

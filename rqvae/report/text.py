@@ -193,7 +193,7 @@ def foreign_words(error) -> str:
 
 
 def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> str:
-    """A few items that share all but the last code (with one level, the code), to be judged by eye.
+    """A few items that share all but the last code, or as many as items do (with one level, the code), to be judged by eye.
 
     Args:
         codes: (N,) or (N, L) int64.
@@ -203,14 +203,16 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> s
         published: the first so many were published before, and prefixes are wanted that one of the others has.
     """
     codes = np.asarray(codes).reshape(len(codes), -1)
-    length = max(1, codes.shape[1] - 1)
-    keys = id_keys(codes[:, :length])
-    ordered = np.sort(keys)
-    starts = run_starts(ordered)
-    sizes = np.diff(starts, append=len(keys))
-    if published:
-        sizes = np.where(np.isin(ordered[starts], keys[published:]), sizes, 0)
-    if sizes.max() < 2:
+    for length in range(max(1, codes.shape[1] - 1), 0, -1):         # few items may have no more than their first code in common
+        keys = id_keys(codes[:, :length])
+        ordered = np.sort(keys)
+        starts = run_starts(ordered)
+        sizes = np.diff(starts, append=len(keys))
+        if published:
+            sizes = np.where(np.isin(ordered[starts], keys[published:]), sizes, 0)
+        if sizes.max() >= 2:
+            break
+    else:
         return "no new item shares its prefix with another" if published else "no two items share a prefix"
     shared = np.flatnonzero(sizes >= min(3, sizes.max()))
     chosen = shared[np.linspace(0, len(shared) - 1, min(groups, len(shared))).round().astype(np.int64)]

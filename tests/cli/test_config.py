@@ -45,6 +45,8 @@ def test_a_run_hands_on_its_options(folder):
 
 @pytest.mark.parametrize("content, words", [
     ('{"epoch": 3}', "sets epoch, which is no option; did you mean epochs?"),
+    ('{"fro": "a.ckpt"}', "sets fro, which is no option; did you mean from?"),
+    ('{"from": "none.ckpt"}', "--from and --keep go together"),
     ('{"epochs": "3"}', "sets epochs to '3'; it must be a whole number"),
     ('{"amp": 1}', "sets amp to 1; it must be true or false"),
     ('{"preset": "tigre"}', "it must be one of closed, documented"),

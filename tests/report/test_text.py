@@ -91,6 +91,12 @@ def test_items_that_share_a_prefix_are_shown_by_name():
     assert shared_prefixes(codes[1:]) == "no two items share a prefix"
 
 
+def test_few_items_show_their_first_code_where_they_share_no_more():
+    codes = np.array([[1, 2, 3], [1, 3, 3], [5, 6, 7]])
+    assert [line.split() for line in shared_prefixes(codes).split("\n")[1:]] == [
+        ["1", "(2", "items)"], ["1", "2", "3", "row", "0"], ["1", "3", "3", "row", "1"]]
+
+
 def test_new_items_share_prefixes_with_published_ones():
     codes = np.array([[0, 1], [0, 2], [3, 4], [0, 7], [5, 6]])
     text = shared_prefixes(codes, ["drill", "drill bit", "glue", "new drill", "saw"], published=3)

@@ -112,7 +112,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 @pytest.mark.parametrize("index, words", [
     (b"\x80\x02" + b"}" * 600_000 + b".", "more than 500,000 lists, dicts and tensors"),
     (b"\x80\x04]" + b"\x94h\x00" * 300_000 + b".", "list"),
-])
+], ids=["dicts", "memo"])       # pytest hands the name of a test on to the processes that it starts
 def test_an_index_makes_no_more_memory_than_some_times_its_length(tmp_path, index, words):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/data.pkl", index)
