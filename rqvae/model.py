@@ -213,13 +213,11 @@ class RqVae(nn.Module):
         return RqVaeOutput(self.reconstruct(out.quantized), out.commitment_loss * unit,
                            out.embedding_loss * unit, out.encoding_indices)
 
-    def _losses(self, features, assign=None, target=None, decoder_only=False):
+    def _losses(self, features, assign=None):
         """Of a batch (B, D), between what encoder and decoder see: reconstruction loss, commitment loss, embedding
         loss, codes and latents."""
         inputs = self.standardized(features)
         latents = self._latents(inputs)
-        latents = latents.detach() if decoder_only else latents
-        inputs = inputs if target is None else target.to(self._dtype)
         out = self.quantizer(latents.to(self._dtype), assign)
         said = self.decoder(out.quantized)
         recon_loss = F.mse_loss(said, inputs)
@@ -236,17 +234,11 @@ class RqVae(nn.Module):
         return self.quantizer.encode(self.encode(features))
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
-        """Total loss, (), of a batch {"features": (B, D)}; its parts are logged.
-
-        A batch may have a "target" (B, D), as `standardized` gives features, to be reconstructed in their place; and
-        it may be "decoder_only", which trains no more than that.
-        """
-        fixed = batch.get("decoder_only", False)
-        assign = None if self.assign is None or fixed else self.assign.of(batch)
-        recon_loss, commitment_loss, embedding_loss, semantic_ids, latents = self._losses(
-            batch["features"], assign, batch.get("target"), fixed)
-        total_loss = recon_loss if fixed else recon_loss + commitment_loss + embedding_loss
-        restarted = None if fixed else self.quantizer.update(latents.detach(), semantic_ids)
+        """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
+        assign = None if self.assign is None else self.assign.of(batch)
+        recon_loss, commitment_loss, embedding_loss, semantic_ids, latents = self._losses(batch["features"], assign)
+        total_loss = recon_loss + commitment_loss + embedding_loss
+        restarted = self.quantizer.update(latents.detach(), semantic_ids)
         self.restarted = restarted if isinstance(restarted, list) else [restarted]
         self.log("train_loss", total_loss)
         self.log("train_recon_loss", recon_loss)

@@ -17,7 +17,7 @@ APART = {
     "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained", "export"),
             "IDs in a file are only judged; leave one of them out"),
 }
-NEEDS = {"against": "ids", "sample": "verify", "ids": "report", "pairs": "report", "interactions": "report", "recommender": "report",
+NEEDS = {"against": "ids", "sample": "verify", "ids": "report", "pairs": "report", "recommender": "report",
          "user_column": "interactions", "item_column": "interactions", "time_column": "interactions",
          "ids_format": "ids", "num_embeddings": "ids"}
 

@@ -33,7 +33,7 @@ from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import require_the_same
 from .verify import prepare_verify
-from .sources import Items, as_recorded, like_recorded, open_interactions, open_items
+from .sources import Items, as_recorded, like_recorded, open_blended, open_interactions, open_items
 
 
 class Job(NamedTuple):
@@ -99,9 +99,13 @@ def prepare(arguments) -> Job:
     job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))
     if arguments.verify:
         return job._replace(verify=prepare_verify(arguments, model, arguments.ckpt, job.device))
+    notes = run_of.get("notes") or {}
+    if arguments.interactions and arguments.report is None and not notes.get("blended"):
+        raise ValueError(f"--interactions needs --report, as {arguments.ckpt} was trained without them; leave them out, or train "
+                         "with them")
     if not job.shard and not job.outputs and arguments.report is None:
         return job
-    items, recalled = find_items(arguments, run_of.get("notes") or {}, job.device)
+    items, recalled = find_items(arguments, notes, job.device)
     table = items.dataset.table
     if getattr(table, "widths", None) and table.widths != model.parts:
         raise ValueError(f"--data names embeddings of {', '.join(map(str, table.widths))} columns, {arguments.ckpt} was trained "
@@ -121,11 +125,8 @@ def prepare(arguments) -> Job:
     job = job._replace(items=items, names=names, new=not job.shard and noted not in (None, table.checksum()),
                        split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
-                       interactions=find_interactions(arguments, len(table), table.item_ids, items.places))
-    informed = (run_of.get("notes") or {}).get("interactions")
-    if arguments.interactions and informed:
-        warnings.warn(f"{arguments.ckpt} was trained with {informed}; as far as that holds what the report looks for, the "
-                      "figures flatter its IDs")
+                       interactions=items.interactions if arguments.report is not None and items.interactions else
+                       find_interactions(arguments, len(table), table.item_ids, items.places))
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
@@ -247,16 +248,24 @@ def check_report(arguments) -> None:
 
 def find_items(arguments, notes, device) -> tuple:
     """The items that are named, or else those that the checkpoint was trained on; and whether it is the latter."""
-    given = {name: getattr(arguments, name) for name in OPTIONS}
-    if not any(given[source] for source in ("data", "texts", "p5")):
+    blended = notes.get("blended")
+    given = {name: getattr(arguments, name) for name in ((*OPTIONS, *INTERACTIONS) if blended else OPTIONS)}
+    recalled, how = not any(given[source] for source in ("data", "texts", "p5")), {"device": device}
+    if recalled:
         if "data" not in notes:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
         recorded = {name: notes.get(name) for name, value in given.items() if value is None}
-        recalled = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
-        return open_items(**recalled, device=device, may_load=given["encoder"] is not None), True
-    if notes:
+        how["may_load"] = given["encoder"] is not None
+        given = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
+    elif notes:
         given = like_recorded(given, notes, arguments.ckpt)
-    return open_items(**given, device=device), False
+    if not blended:
+        return open_items(**given, **how), recalled
+    items = open_blended(given, **how)
+    if items.interactions is None:
+        warnings.warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these items "
+                      "are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
+    return items, recalled and arguments.interactions is None
 
 
 def find_interactions(arguments, count, item_ids, places):

@@ -23,7 +23,8 @@ OPTIONS = {
 }
 # The arguments of `sources.open_interactions`, in words.
 INTERACTIONS = {
-    "interactions": ("FILE", "what users did with the items (to train on, without what validation and test hold out): "
+    "interactions": ("FILE", "what users did with the items, which their features then know (without what validation and test "
+                             "hold out), or for a report on a model that was trained without: "
                              ".json or .jsonl with a list of items for each user, .txt with a line a user, .csv, .tsv or "
                              ".parquet with a row an event, .npy with pairs; items by item ID, or by row (default with "
                              "--p5: the training part of its sequences)"),

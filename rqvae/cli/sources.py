@@ -1,5 +1,6 @@
 """The items that a command names: a feature file, item texts, a P5 folder, or the built-in catalogue."""
 
+import copy
 import glob
 import os
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import NamedTuple
 
 from ..items.amazon_p5 import P5AmazonItemDataset
 from ..items.batches import FeatureDataset, open_features
+from ..items.blending import BlendedTable
 from ..items.catalogue import load_stdlib_docs
 from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
 from ..storage.files import cache_folder, nearest_names, shown
+from .item_options import INTERACTIONS, OPTIONS
+
 
 class Items(NamedTuple):
     """Items ready to train on or to encode."""
@@ -19,6 +23,7 @@ class Items(NamedTuple):
     dataset: FeatureDataset
     description: str            # "3,686 items of 384 features from industrial.npy"
     places: dict                # the arguments that open them again
+    interactions: Interactions = None       # what the features are blended with, see `BlendedTable`
 
 
 def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=None, id_column=None, p5=None,
@@ -60,6 +65,26 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
         source = "the built-in catalogue (Python's own library: an item a documented function, class or module)"
     rows, width = dataset.table.shape
     return Items(dataset, f"{rows:,} items of {width} features from {shown(source)}", places)
+
+
+def open_blended(options, *, device="auto", may_load=True) -> Items:
+    """The items that the options name, with features that know what users did, where they name that as well.
+
+    Args:
+        options: option -> value, of item_options.OPTIONS and INTERACTIONS.
+        device, may_load: as in `open_items`.
+
+    Raises: as `open_items` and `open_interactions`.
+    """
+    named = {name: options.get(name) for name in INTERACTIONS}
+    items = open_items(**{name: options.get(name) for name in OPTIONS}, device=device, may_load=may_load)
+    table, places = items.dataset.table, items.places
+    interactions = open_interactions(len(table), table.item_ids, **named, p5=places["p5"], split=places["split"])
+    if interactions is None:
+        return items
+    dataset = copy.copy(items.dataset)
+    dataset.table = BlendedTable(table, interactions, f"{table.source} with {named['interactions'] or places['p5']}")
+    return items._replace(dataset=dataset, interactions=interactions, places={**places, **named, "blended": True})
 
 
 def open_interactions(count, item_ids, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,

@@ -16,7 +16,6 @@ from ..collisions import collision_report
 from ..evaluation import code_statistics, evaluate_reconstruction, part_errors
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
-from ..items.interactions import Interactions
 from ..model import RqVae
 from ..progress import event_writer_class
 from ..recipe.scaling import unusual
@@ -30,7 +29,7 @@ from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import identity
-from .sources import Items, as_recorded, open_interactions, open_items
+from .sources import Items, as_recorded, open_blended, open_items
 from .threads import training_threads
 from .train_options import DEFAULTS
 
@@ -63,7 +62,6 @@ class Job(NamedTuple):
     resume_from: Path           # None for a new run
     tf32: bool                  # a setting of the process, while it trains
     program: str                # how the user started us
-    interactions: Interactions = None
     kept: Kept = None           # published items, where a run goes on from an older one
 
 
@@ -91,16 +89,17 @@ def prepare(arguments) -> Job:
     check_writable(folder)
     if arguments.tensorboard:
         event_writer_class()                # a missing package is found before any work
-    items = open_items(**{name: settings.get(name) for name in OPTIONS}, device=device,
-                       may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
+    how = {"device": device,
+           "may_load": resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5)}
+    if settings["preset"] == "documented":
+        items = open_items(**{name: settings.get(name) for name in OPTIONS}, **how)
+    else:
+        items = open_blended(settings, **how)
     table = items.dataset.table
     table.check()
     settings = {**settings, **of_parts(table, settings)}
-    interactions = None
     if settings["preset"] != "documented":
-        named = {name: settings.get(name) for name in (*INTERACTIONS, "p5", "split")}
-        interactions = open_interactions(len(table), table.item_ids, **named)
-        settings = {**by_rule(table, settings, interactions), **settings}
+        settings = {**by_rule(table, settings), **settings}
     torch.manual_seed(settings["seed"])
     if settings.get("keep"):
         given = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS if name != "learning_rate"}
@@ -115,7 +114,7 @@ def prepare(arguments) -> Job:
         kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard,
            "progress": not arguments.quiet}
-    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, interactions, kept)
+    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, kept)
 
 
 def of_parts(table, settings) -> dict:
@@ -154,8 +153,8 @@ def settle(arguments, recorded, resumed=None) -> dict:
     settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
     if bool(settings.get("from_")) != bool(settings.get("keep")):
         raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has published")
-    if settings.get("keep") and (preset != "tiger" or settings.get("interactions")):
-        raise ValueError("--keep goes with --preset tiger and without --interactions; leave the other out")
+    if settings.get("keep") and preset != "tiger":
+        raise ValueError(f"--keep goes with --preset tiger, not with {preset}; leave one of them out")
     rules = {
         "epochs": ("0 or more", lambda value: value >= 0),
         "batch_size": ("1 or more", lambda value: value >= 1),
@@ -192,12 +191,12 @@ def words(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def by_rule(table, settings, interactions) -> dict:
+def by_rule(table, settings) -> dict:
     """What the recipe derives from the size of the catalogue."""
     rows, width = table.shape
     trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
     fine = settings["preset"] in ("fine", "closed")
-    return {"epochs": recipe.epochs(trained_on, fine=fine, interactions=interactions),
+    return {"epochs": recipe.epochs(trained_on, fine=fine),
             "batch_size": recipe.batch_size(trained_on),
             "latent_dim": recipe.model_options(width)["latent_dim"]}
 
@@ -271,8 +270,8 @@ def train(job, stop):
     distributed.require_same(table.checksum(), f"the features in {table.source}")
     say(f"Training on {job.items.description}, on {job.device}" + (
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
-    if job.interactions:
-        say(f"and on what {job.interactions.words}")
+    if job.items.interactions:
+        say(f"and on what {job.items.interactions.words}")
     noted = {}
     if job.kept:
         train_rows, val_rows = split(job.kept, settings["val_fraction"], settings["seed"])
@@ -286,6 +285,8 @@ def train(job, stop):
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
     options, closed = {}, settings["preset"] == "closed"
+    told = job.items.interactions is not None and settings["preset"] == "tiger" and settings["epochs"]
+    first_length = recipe.BLENDED_FIRST_LENGTH if told else 1.0
     if job.kept:
         job.model.to(job.device)
         options = hold(job.model, job.kept, train_loader, settings["epochs"])
@@ -293,7 +294,7 @@ def train(job, stop):
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"], weights=settings.get("weights"),
-                         progress=not distributed.rank())
+                         progress=not distributed.rank(), first_length=first_length)
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
@@ -301,14 +302,11 @@ def train(job, stop):
             loaded = load_checkpoint(job.resume_from)
             job.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], job.resume_from)
         steps = settings["epochs"] * len(train_loader)
-        # A closed catalogue knows less of new items with every epoch, and interactions move items away from them.
-        to_the_end = closed or job.interactions is not None
-        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed,
-                                                             interactions=job.interactions),
-                   "monitor": "last" if to_the_end else "val_recon_loss"}
+        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
+                   "monitor": "last" if closed else "val_recon_loss"}    # a closed catalogue knows less of new items with every epoch
         if settings["epochs"]:
-            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"],
-                                           closed=closed, interactions=job.interactions)
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
+                                           first_length=first_length)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:

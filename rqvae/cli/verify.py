@@ -13,8 +13,8 @@ from ..items.batches import FeatureLoader
 from ..items.tables import TableRows
 from ..storage.checkpoint import weights_checksum
 from .console import say
-from .item_options import OPTIONS
-from .sources import as_recorded, open_items
+from .item_options import INTERACTIONS, OPTIONS
+from .sources import as_recorded, open_blended, open_items
 
 LISTED = 5
 
@@ -34,12 +34,14 @@ def prepare_verify(arguments, model, checkpoint, device):
     if made.get("weights") != weights:
         raise ValueError(f"{path} was made by {made.get('path')} ({str(made.get('weights'))[:8]}...), and {checkpoint} has other "
                          f"weights ({weights[:8]}...); name the one that made it by --ckpt")
-    given = {name: getattr(arguments, name) for name in OPTIONS}
     noted = manifest.get("features") or {}
+    places = noted.get("places") or {}
+    names = (*OPTIONS, *INTERACTIONS) if places.get("blended") else OPTIONS
+    given = {name: getattr(arguments, name) for name in names}
     if not any(given[source] for source in ("data", "texts", "p5")):
-        places = {name: (noted.get("places") or {}).get(name) for name in OPTIONS}
-        given = as_recorded({**places, "encoder": None}, path, noted.get("folder"))
-    table = open_items(**given, device=device).dataset.table
+        given = as_recorded({**{name: places.get(name) for name in names}, "encoder": None}, path, noted.get("folder"))
+    items = open_blended(given, device=device) if places.get("blended") else open_items(**given, device=device)
+    table = items.dataset.table
     table.check()
     if not table.has_checksum(noted.get("checksum")):
         raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "

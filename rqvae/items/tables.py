@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .blending import BlendedTable
 from .blocks import NoRows, array_block, tensor_block
 from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
 from .identifiers import check_item_ids, load_item_ids
@@ -63,13 +64,13 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
         ValueError: a file is damaged, of another kind, or not an (N, D) table of numbers; shards
             differ in width; item IDs repeat, or are not as many as the rows.
     """
-    in_memory = isinstance(source, (FeatureTable, PartsTable, np.ndarray, torch.Tensor))
+    in_memory = isinstance(source, (*TABLES, np.ndarray, torch.Tensor))
     if in_memory and key is not None:
         raise ValueError(f"key={key!r} names a part of a file, but the features are no file; "
                          "leave it out")
     if isinstance(source, dict) and source:
         table = PartsTable({name: open_features(part, key=key, id_column=id_column) for name, part in source.items()})
-    elif isinstance(source, (FeatureTable, PartsTable)):
+    elif isinstance(source, TABLES):
         table = source
     elif isinstance(source, np.ndarray):
         table = FeatureTable([array_block(source, "the features array")], "the features array")
@@ -269,6 +270,9 @@ class FeatureTable:
                 yield places, block, index[places] - start
             if len(self._blocks) > _OPEN_FILES:
                 block.close()
+
+
+TABLES = (FeatureTable, PartsTable, BlendedTable)
 
 
 class TableRows:

@@ -80,13 +80,12 @@ class NeighbourMixing:
     Args:
         loader: a `FeatureLoader` of the items.
         near: (N, n) positions of each item's neighbours, of `nearest_items`.
-        targets: None, or `behaviour.Targets`, which batches then have as "target", moved likewise.
         reach: the largest part of the way, below 1.
         seed: of what is drawn.
     """
 
-    def __init__(self, loader, near, *, targets=None, reach=0.5, seed=0):
-        self.loader, self.near, self.targets, self.reach, self.seed = loader, near, targets, reach, seed
+    def __init__(self, loader, near, *, reach=0.5, seed=0):
+        self.loader, self.near, self.reach, self.seed = loader, near, reach, seed
 
     def __len__(self):
         return len(self.loader)
@@ -104,8 +103,7 @@ class NeighbourMixing:
         return map(self._mixed, self.loader.earlier_fingerprints())
 
     def _mixed(self, identity):
-        towards = f" towards {self.targets.fingerprint}" if self.targets else ""
-        return f"{identity} mixed {self.reach} {self.seed}{towards}"
+        return f"{identity} mixed {self.reach} {self.seed}"
 
     def batches_from(self, start):
         """Iterate this epoch without its first `start` batches."""
@@ -113,12 +111,7 @@ class NeighbourMixing:
         for index, batch in enumerate(self.loader.batches_from(start), start=start):
             positions = batch["positions"]
             partners, part = self._drawn(positions, epoch, index)
-            mixed = {"features": torch.lerp(batch["features"], self.loader.at(partners), part)}
-            if self.targets and epoch < self.targets.until:
-                mixed["target"] = torch.lerp(self.targets.at(positions), self.targets.at(partners), part)
-            elif self.targets:
-                mixed["decoder_only"] = True
-            yield {**batch, **mixed}
+            yield {**batch, "features": torch.lerp(batch["features"], self.loader.at(partners), part)}
 
     def _drawn(self, positions, epoch, index):
         """(B,) positions of partners, (B, 1) parts of the way."""

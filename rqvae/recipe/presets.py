@@ -11,7 +11,6 @@ import torch
 from ..inference import features_of
 from ..items.batches import FeatureLoader, sample_rows
 from .assignment import BalancedAssignment
-from .behaviour import DECODER_EPOCHS, Targets, check_size, epochs_with_targets
 from .initialization import ROWS_PER_CODE, initialize
 from .mixing import MOST_NUMBERS, NeighbourMixing, nearest_items
 
@@ -34,7 +33,7 @@ WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and 
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
-DECODER_RATE = 0.25             # of the learning rate, with which the decoder begins its epochs alone
+BLENDED_FIRST_LENGTH = 0.4      # of the first codes where features know what users did, see `assignment`
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this
@@ -52,26 +51,23 @@ def batch_size(num_items: int) -> int:
     return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
 
 
-def epochs(num_items: int, *, fine: bool = False, interactions=None) -> int:
+def epochs(num_items: int, *, fine: bool = False) -> int:
     """10, and fewer from 170,000 items on. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as num_items to
-    the 0.4: 36 epochs for 20,000 items. With interactions a fifth more, for the decoder alone."""
+    the 0.4: 36 epochs for 20,000 items."""
     wanted = max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
-    wanted = wanted if fine else min(wanted, 10)
-    return wanted if interactions is None else round(wanted / (1 - DECODER_EPOCHS))
+    return wanted if fine else min(wanted, 10)
 
 
-def configure_optimizers(model, total_steps: int, *, closed: bool = False, interactions=None, held: bool = False) -> dict:
+def configure_optimizers(model, total_steps: int, *, closed: bool = False, held: bool = False) -> dict:
     """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
 
     Args:
         model: an `RqVae`.
         total_steps: batches of the whole training.
         closed: fit a catalogue that no item will ever join, at the expense of new items.
-        interactions: as in `training`; the cosine then ends where the decoder goes on alone, which has one of its own.
         held: published items are held to their codes (see `keeping`): the encoder may then keep what it learns of single
             items, which finds them again; the decoder, by which new items fare, may not.
     """
-    alone = 0 if interactions is None else round(DECODER_EPOCHS * total_steps)
     weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
     perceptrons = [*(() if held else model.encoder.layers.parameters()), *model.decoder.layers.parameters()]
     decayed = set(perceptrons)
@@ -80,39 +76,36 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False, inter
         [{"params": perceptrons, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=model.learning_rate)
 
-    def cosine(done):
-        return 0.5 * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
-
     def share(step):
-        if alone and step >= total_steps - alone:
-            return max(DECODER_RATE * cosine((step - total_steps + alone) / alone), 1e-3)
-        done = min(step / max(total_steps - alone, 1), 1.0)
-        return max(min(1.0, done / WARM_UP) * cosine((done - WARM_UP) / (1 - WARM_UP)), 1e-3)
+        done = min(step / max(total_steps, 1), 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * max(0.0, done - WARM_UP) / (1 - WARM_UP)))
+        return max(min(1.0, done / WARM_UP) * cosine, 1e-3)
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def start(model, loader, seed=0, *, weights=None, progress=False) -> None:
+def start(model, loader, seed=0, *, weights=None, progress=False, first_length=1.0) -> None:
     """Give a new model its starting point, from a sample of the loader's rows.
 
     Args:
         model: an `RqVae`.
         loader: a `FeatureLoader`; or any iterable of {"features": (B, D)}, which is read through, or all features.
         seed: of the sample, and of what is drawn.
-        weights, progress: as in `initialize`.
+        weights, progress, first_length: as in `initialize`.
     """
     wanted = max(ROWS_PER_CODE * max(map(len, model.quantizer.codebooks)), PRINCIPAL_ROWS)
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:
         sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
-    attainable = initialize(model, sample, balance=BALANCE, seed=seed, weights=weights, progress=progress)
+    attainable = initialize(model, sample, balance=BALANCE, seed=seed, weights=weights, progress=progress,
+                            first_length=first_length)
     # Where little is left to learn, Adam's steps, which know no scale, would only shake what the start has found.
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 
 
-def training(model, loader, max_epochs, seed=0, *, closed=False, interactions=None):
+def training(model, loader, max_epochs, seed=0, *, closed=False, first_length=1.0):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -121,19 +114,14 @@ def training(model, loader, max_epochs, seed=0, *, closed=False, interactions=No
         max_epochs: of the whole training.
         seed: of what is drawn.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
-        interactions: what users did, of `items.interactions`, or None. The encoder then learns where an item lies
-            among what is taken along with it, see `behaviour`.
+        first_length: as in `initialize`.
     """
     if not isinstance(loader, FeatureLoader):
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
                          f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
     rows, width = loader.num_rows, loader.table.shape[1]
-    if interactions is not None:
-        check_size(rows, width)
-    steps = (max_epochs if interactions is None else epochs_with_targets(max_epochs)) * len(loader)
-    model.assign = BalancedAssignment(rows, model.quantizer, steps)
-    if rows < 2 or interactions is None and (closed or rows * width > MOST_NUMBERS):
+    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader), first_length=first_length)
+    if closed or rows < 2 or rows * width > MOST_NUMBERS:
         return loader
     near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed)
-    targets = None if interactions is None else Targets(loader, interactions, near, max_epochs, view=model.standardized)
-    return NeighbourMixing(loader, near, targets=targets, reach=0.0 if closed else REACH, seed=seed)
+    return NeighbourMixing(loader, near, reach=REACH, seed=seed)
