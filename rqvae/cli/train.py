@@ -285,8 +285,6 @@ def train(job, stop):
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
     options, closed = {}, settings["preset"] == "closed"
-    told = job.items.interactions is not None and settings["preset"] == "tiger" and settings["epochs"]
-    first_length = recipe.BLENDED_FIRST_LENGTH if told else 1.0
     if job.kept:
         job.model.to(job.device)
         options = hold(job.model, job.kept, train_loader, settings["epochs"])
@@ -294,7 +292,7 @@ def train(job, stop):
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"], weights=settings.get("weights"),
-                         progress=not distributed.rank(), first_length=first_length)
+                         progress=not distributed.rank())
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
@@ -305,8 +303,7 @@ def train(job, stop):
         options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
                    "monitor": "last" if closed else "val_recon_loss"}    # a closed catalogue knows less of new items with every epoch
         if settings["epochs"]:
-            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
-                                           first_length=first_length)
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:

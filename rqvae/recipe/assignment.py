@@ -69,17 +69,14 @@ class BalancedAssignment:
         rate: by how much a code that took all rows of a batch gets dearer, over the mean squared distance.
         fade: share of the training over which prices are full; they are gone at twice that share.
         pull: weight of the penalty at the end.
-        first_length: of the codes of the first of several levels, as a share of what the mean of their rows has. Below 1
-            the next level says once more, in its own words, what the first one said, so that its codes mean something
-            by themselves and not only behind one first code.
     """
 
-    def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.4, pull=5.5, first_length=1.0):
+    def __init__(self, num_items, quantizer, total_steps, *, rate=0.3, fade=0.4, pull=5.5):
         self.sizes = [len(codebook) for codebook in quantizer.codebooks]
         num_codes = self.sizes[-1]
         device = quantizer.codebooks[0].device
         self.total_steps, self.rate, self.fade, self.pull = max(total_steps, 1), rate, fade, pull
-        self.num_codes, self.first_length = num_codes, first_length
+        self.num_codes = num_codes
         self.steps, self.penalty, self.positions = 0, 0.0, None
         self.prices = torch.zeros(len(self.sizes), max(self.sizes), device=device)         # (L, K)
         self.cell = torch.full((num_items,), -1, device=device)                 # where an item is counted
@@ -112,13 +109,11 @@ class BalancedAssignment:
                 taken = self._taken_by_others(prefix)                           # (B, K)
                 free = costs.masked_fill(taken, math.inf).argmin(dim=1)
                 chosen = torch.where(taken.all(dim=1), nearest, free)
-        if not depth and not last and self.first_length < 1:         # least, with the embedding loss, at that share of the mean
-            self.penalty = (1 / self.first_length - 1) * F.embedding(chosen, codebook).square().mean()
         if last and depth:
             if pull:
                 gap = (residual - F.embedding(chosen, codebook).detach()).square().mean(dim=1) \
                     - (residual - F.embedding(nearest, codebook).detach()).square().mean(dim=1)     # (B,)
-                self.penalty = self.penalty + pull * gap.clamp_min(0).mean()
+                self.penalty = pull * gap.clamp_min(0).mean()
             self._hold(self._hash(codes), chosen)
         self.steps += last
         return chosen

@@ -21,7 +21,7 @@ FEW_DIRECTIONS = 0.06   # an attainable error, see `scaling`, as of items that s
 
 
 @torch.no_grad()
-def initialize(model, features, *, balance=None, seed=0, progress=False, weights=None, first_length=1.0) -> float:
+def initialize(model, features, *, balance=None, seed=0, progress=False, weights=None) -> float:
     """Set what an `RqVae` can know before its first step.
 
     In this order, as far as the model has them: mean and scale of the features; the linear paths, to
@@ -36,7 +36,6 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
         seed: of everything random here.
         weights: of the model's parts, if it has any, see `scaling.parts_scaling`.
         progress: show a bar where it takes more than a second.
-        first_length: of the codes of the first of several levels, see `assignment.BalancedAssignment`.
 
     Returns:
         The least error that IDs of this size can leave, see `scaling.attainable_error`; 1 without a linear path.
@@ -63,9 +62,8 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
               disable=None if progress else True,               # None: shown on a terminal only
               bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}") as bar:
         for done, level in enumerate(model.quantizer.levels):
-            codes = kmeans(residual, level.num_embeddings, balance=balance, generator=generator,
-                           tick=lambda share: bar.update(done + share - bar.n))
-            level.set_codebook(codes * first_length if not done and len(model.quantizer.levels) > 1 else codes)
+            level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator,
+                                      tick=lambda share: bar.update(done + share - bar.n)))
             residual = residual - level.decode(level.encode(residual))
     return attainable
 

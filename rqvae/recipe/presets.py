@@ -33,7 +33,6 @@ WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and 
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
-BLENDED_FIRST_LENGTH = 0.4      # of the first codes where features know what users did, see `assignment`
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this
@@ -85,27 +84,26 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False, held:
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def start(model, loader, seed=0, *, weights=None, progress=False, first_length=1.0) -> None:
+def start(model, loader, seed=0, *, weights=None, progress=False) -> None:
     """Give a new model its starting point, from a sample of the loader's rows.
 
     Args:
         model: an `RqVae`.
         loader: a `FeatureLoader`; or any iterable of {"features": (B, D)}, which is read through, or all features.
         seed: of the sample, and of what is drawn.
-        weights, progress, first_length: as in `initialize`.
+        weights, progress: as in `initialize`.
     """
     wanted = max(ROWS_PER_CODE * max(map(len, model.quantizer.codebooks)), PRINCIPAL_ROWS)
     if isinstance(loader, FeatureLoader):
         sample = sample_rows(loader.table, wanted, rows=loader.rows, seed=seed)
     else:
         sample = sample_rows(torch.cat([rows.float() for rows in features_of(loader)]), wanted, seed=seed)
-    attainable = initialize(model, sample, balance=BALANCE, seed=seed, weights=weights, progress=progress,
-                            first_length=first_length)
+    attainable = initialize(model, sample, balance=BALANCE, seed=seed, weights=weights, progress=progress)
     # Where little is left to learn, Adam's steps, which know no scale, would only shake what the start has found.
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 
 
-def training(model, loader, max_epochs, seed=0, *, closed=False, first_length=1.0):
+def training(model, loader, max_epochs, seed=0, *, closed=False):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -114,13 +112,12 @@ def training(model, loader, max_epochs, seed=0, *, closed=False, first_length=1.
         max_epochs: of the whole training.
         seed: of what is drawn.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
-        first_length: as in `initialize`.
     """
     if not isinstance(loader, FeatureLoader):
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
                          f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
     rows, width = loader.num_rows, loader.table.shape[1]
-    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader), first_length=first_length)
+    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader))
     if closed or rows < 2 or rows * width > MOST_NUMBERS:
         return loader
     near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed)

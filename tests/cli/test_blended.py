@@ -108,14 +108,6 @@ def test_interactions_without_a_use_are_refused(tmp_path, monkeypatch, capsys):
     assert "--interactions needs --report, as checkpoints/best.ckpt was trained without them" in capsys.readouterr().err
 
 
-def test_the_first_codes_are_shorter_where_features_know_what_users_did(told):
-    plain = ["--data", "items.npy", "--epochs", "2", "--checkpoint-dir", "plain", *TINY]
-    assert train.main(plain) == 0
-    lengths = [RqVae.load_from_checkpoint(path).quantizer.codebooks[0].norm(dim=1).mean().item()
-               for path in ("checkpoints/best.ckpt", "plain/best.ckpt")]
-    assert lengths[0] < 0.7 * lengths[1]
-
-
 def test_a_stopped_run_goes_on_to_the_same_weights(told, monkeypatch):
     run = ["--data", "items.npy", *TAKEN, "--epochs", "4", *TINY, "--checkpoint-dir"]
     assert train.main([*run, "straight"]) == 0
