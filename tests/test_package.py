@@ -2,6 +2,9 @@
 
 import ast
 import functools
+import importlib
+import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -297,8 +300,14 @@ def test_every_public_signature_is_annotated():
                     f"{function.__qualname__}: {parameter.name}"
 
 
-def test_the_api_page_has_every_public_name():
+def test_the_api_page_has_every_public_name_and_the_signatures_of_the_code():
     import rqvae
     page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    said = dict(re.findall(r"^- \*\*`([\w.]+)(\(.*\))`\*\*", page, re.MULTILINE))
     for name in rqvae.__all__:
-        assert name.startswith("__") or f"**`{name}(" in page, name
+        assert name.startswith("__") or name in said, name
+    for name, signature in said.items():
+        module, _, thing = name.rpartition(".")
+        found = inspect.signature(getattr(importlib.import_module(module or "rqvae"), thing))
+        parameters = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
+        assert str(found.replace(parameters=parameters, return_annotation=found.empty)) == signature, name

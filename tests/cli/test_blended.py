@@ -99,6 +99,19 @@ def test_a_grown_catalogue_keeps_its_ids_whatever_was_taken_since(told, capsys):
     assert infer.main(["--verify", "all.json"]) == 0
 
 
+def test_a_retraining_keeps_published_ids_with_what_was_taken_since(told, capsys):
+    np.save("ids.npy", np.arange(500, 700))
+    np.save("grown_ids.npy", np.arange(500, 730))
+    assert infer.main(["--item-ids", "ids.npy", "--output", "old.json"]) == 0
+    np.save("grown.npy", clustered(230).numpy())
+    write_taken("later.jsonl", 90, 230)
+    grown = ["--data", "grown.npy", "--item-ids", "grown_ids.npy", "--interactions", "later.jsonl"]
+    assert train.main([*grown, "--from", "checkpoints/best.ckpt", "--keep", "old.json", "--checkpoint-dir", "next", "--epochs", "2"]) == 0
+    assert "200 items keep the IDs" in capsys.readouterr().out
+    assert infer.main(["--ckpt", "next/best.ckpt", "--append-to", "old.json", *grown, "--output", "all.json"]) == 0
+    assert np.array_equal(codes_of("all.json")[:200], codes_of("old.json"))
+
+
 def test_interactions_without_a_use_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("items.npy", clustered(60).numpy())
