@@ -19,16 +19,19 @@ from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
+from ..recipe.comparison import compare_new
 from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, row_errors, some_rows, unsettled
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (COLLAPSED, collapse_advice, foreign_words, comparison_text, freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
+from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, comparison_measures, comparison_text, foreign_words,
+                           freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
 from ..storage.checkpoint import weights_checksum
+from ..storage.item_ids import rows_by_text
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
 from .verify import run_verify
@@ -164,6 +167,15 @@ def freshness(job, codes, table) -> str:
     return freshness_text(row_errors(table, codes, job.model)[0].mean().item() / table.shape[1], then)
 
 
+def arrivals(job, codes) -> list:
+    """Measures of how the items that are new lie among the published ones of --against; none where none is."""
+    item_ids, published = job.items.dataset.table.item_ids, job.against
+    if item_ids is not None and published.item_ids is not None:
+        row_of = rows_by_text(published.item_ids)
+        codes = codes[[row for row, item in enumerate(item_ids) if str(item) not in row_of]]
+    return arrival_measures(compare_new(codes, published.codes[:, :codes.shape[1]])) if len(codes) else []
+
+
 def made_by(job) -> dict:
     """What made the new IDs, for the manifest."""
     table = job.items.dataset.table
@@ -236,6 +248,8 @@ def judge(job, codes, names, resolution=None) -> None:
     if job.arguments.recommender:
         print("training a recommender on the IDs, which takes some CPU-minutes", file=sys.stderr)
         measures += recommender_measures(ids, job.interactions)
+    if job.against:
+        measures += arrivals(job, codes if before is None else before)
     what = job.items.description if job.items else f"{len(codes):,} items"
     about = f"{what}; {codes.shape[1]} levels of {sizes_in_words(sizes)} codes, {job.title}"
     if job.interactions:
@@ -251,7 +265,8 @@ def judge(job, codes, names, resolution=None) -> None:
                        plane=seen)
         if Path(job.arguments.report).suffix == ".html":
             write_page(job.arguments.report, description=about, names=names,
-                       metrics=report_rows(measures), **figures)
+                       metrics=report_rows(measures + (comparison_measures(job.comparison) if job.comparison else [])),
+                       **figures)
         else:
             write_picture(job.arguments.report, measures=measures, **figures)
         say(f"\nwrote {job.arguments.report}")

@@ -17,7 +17,7 @@ APART = {
     "ids": (("unique", "append_to", "format", "output", "merge", "shard", "save_pretrained", "export"),
             "IDs in a file are only judged; leave one of them out"),
 }
-NEEDS = {"against": "ids", "sample": "verify", "ids": "report", "pairs": "report", "recommender": "report",
+NEEDS = {"against": "report", "sample": "verify", "ids": "report", "pairs": "report", "recommender": "report",
          "user_column": "interactions", "item_column": "interactions", "time_column": "interactions",
          "ids_format": "ids", "num_embeddings": "ids"}
 
@@ -72,8 +72,9 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                                    "CPU-minutes")
     add("--ids", metavar="FILE", help="for --report: judge the IDs in this file, ours or another system's, without a "
                                       "checkpoint; with --data also their neighbours")
-    add("--against", metavar="FILE", help="for --ids: also say what is left of the IDs in this older file, as they are and "
-                                          "under the best names for the new codes")
+    add("--against", metavar="FILE", help="for --report with --ids: also say what is left of the IDs in this older file, as they "
+                                          "are and under the best names for the new codes; without --ids, how the new items "
+                                          "of --data lie among the published ones of this file")
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
     add("--num-embeddings", type=int, nargs="+", metavar="N",
         help="codes of a level of --ids, or one number for each level (default: the largest code + 1)")

@@ -62,6 +62,7 @@ class Job(NamedTuple):
     ancestors: list = ()            # of the model, which may go on from their generations, see `train --from --keep`
     ids: SemanticIds = None
     comparison: dict = None         # of `compare_ids`
+    against: SemanticIds = None     # published, that new items are judged beside
 
 
 def prepare(arguments) -> Job:
@@ -127,6 +128,8 @@ def prepare(arguments) -> Job:
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
+    if arguments.against:
+        job = job._replace(against=load_published(arguments.against, code_sizes(model)))
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)

@@ -1,4 +1,5 @@
-"""Two sets of IDs for the same items -> what is left of the old ones, as they are and under the best names for the new codes.
+"""Two sets of IDs -> what is left of the old ones, as they are and under the best names for the new codes; how new items lie
+among published ones.
 
 Shapes:  M common items   L levels
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..collisions import id_keys, run_starts
+from ..codes import as_codes
+from ..collisions import collision_ranks, id_keys, run_starts
 from ..storage.item_ids import rows_by_text
 from .relabelling import best_names, renamed
 
@@ -46,6 +48,36 @@ def compare_ids(new, old) -> dict:
         "kept": _kept(after, before), "kept_renamed": _kept(renamed(after, best_names(before, after, sizes)), before),
         "neighbours": [_still_together(after[:, :length], before[:, :length]) for length in range(1, levels + 1)],
     }
+
+
+def compare_new(new, published) -> dict:
+    """How new items lie among the published ones that a recommender knows.
+
+    Args:
+        new: (M, L) codes as the model gives them.
+        published: (N, L) codes.
+
+    Returns:
+        known: share of the new items whose first code, first two, ..., but not the whole ID, a published item has (a list).
+        known_published: the same of the published items, for another one's (a list): what to expect of items of their kind.
+        rare, rare_published: share of either on the least used first codes, which together have at most a tenth of the
+            published.
+        shared: share of the new items whose whole ID a published item or another new one has, before they are told apart.
+    """
+    new, published = as_codes(new, "new"), as_codes(published, "published")
+    known, known_published = [], []
+    for length in range(1, new.shape[1]):
+        keys = id_keys(np.concatenate([published[:, :length], new[:, :length]]))
+        known.append(np.isin(keys[len(published):], keys[:len(published)]).mean())
+        known_published.append((collision_ranks(published[:, :length])[1] > 1).mean())
+    counts = np.bincount(published[:, 0], minlength=int(new[:, 0].max()) + 1)
+    order = np.argsort(counts, kind="stable")
+    rare = order[np.cumsum(counts[order]) <= len(published) / 10]
+    keys = id_keys(np.concatenate([published[:, :new.shape[1]], new]))
+    taken = np.isin(keys[len(published):], keys[:len(published)]) | (collision_ranks(new)[1] > 1)
+    return {"known": list(map(float, known)), "known_published": list(map(float, known_published)),
+            "rare": float(np.isin(new[:, 0], rare).mean()), "rare_published": float(np.isin(published[:, 0], rare).mean()),
+            "shared": float(taken.mean())}
 
 
 def _kept(after, before):

@@ -86,6 +86,12 @@ QUESTIONS = {
               "those with the next third, and of the rest that was taken; prefixes those of 1, 2, ... codes: where an item "
               "stands under none of an item that was taken, a recommender will hardly find it. The ± of a recommender is 95 % "
               "over users; two trainings differ by .001 to .003 besides."),
+    "left": ("What is left of the IDs before?",
+             "Of the items in both: as the IDs are, under the best names for the new codes, and the pairs that shared so much and "
+             "still do, which no renaming changes."),
+    "arrived": ("Do the new items find their place among the published?",
+                "A recommender hardly says a beginning that it never saw. In brackets the same of the published items, each beside "
+                "the others: what to expect of new ones of their kind."),
 }
 
 

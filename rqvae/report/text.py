@@ -12,7 +12,7 @@ import torch
 
 from ..collisions import collision_report, id_keys, run_starts
 from ..storage.words import shown
-from .assessment import QUESTIONS, codes_of, per_level, usable_codes
+from .assessment import QUESTIONS, Measure, codes_of, per_level, usable_codes
 from .words import percent, sizes_in_words, table
 
 RETRAIN_FROM = 1.25     # times the error of held-out items; a judgement: far above chance, far below another catalogue
@@ -96,13 +96,33 @@ def holding_text(kept, chosen, held_error, free_error) -> str:
 
 def comparison_text(found, new, old) -> str:
     """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
-    lengths = ["first code", *(f"first {length} codes" for length in range(2, len(found["kept"]) + 1))]
-    lengths[-1] = "whole ID"
     rows = [[name, *(percent(found[key][place]) if found[key][place] == found[key][place] else "-"
-                     for key in ("kept", "kept_renamed", "neighbours"))] for place, name in enumerate(lengths)]
+                     for key in ("kept", "kept_renamed", "neighbours"))] for place, name in enumerate(_beginnings(len(found["kept"])))]
     return (f"{new} against {old}: {found['common']:,} items in both, {found['new']:,} new, {found['gone']:,} gone\n"
             + table(["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"], rows)
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
+
+
+def comparison_measures(found) -> list:
+    """`comparison.compare_ids` for a page: a list of `assessment.Measure`."""
+    return [Measure("left", "items in both, new and gone", f"{found['common']:,} / {found['new']:,} / {found['gone']:,}"),
+            *(Measure("left", f"same {name}", " / ".join(
+                percent(found[key][place]) if found[key][place] == found[key][place] else "-"
+                for key in ("kept", "kept_renamed", "neighbours"))) for place, name in enumerate(_beginnings(len(found["kept"]))))]
+
+
+def arrival_measures(found) -> list:
+    """`comparison.compare_new` as a list of `assessment.Measure`."""
+    names = _beginnings(len(found["known"]) + 1)
+    return [*(Measure("arrived", f"under a {name} of published items" if not place else f"under {name} of published items",
+                      f"{percent(now)} ({percent(then)})")
+              for place, (name, now, then) in enumerate(zip(names, found["known"], found["known_published"]))),
+            Measure("arrived", "on the least used first codes", f"{percent(found['rare'])} ({percent(found['rare_published'])})"),
+            Measure("arrived", "ID is another item's, before they are told apart", percent(found["shared"]))]
+
+
+def _beginnings(levels):
+    return [*(f"first {length} codes" if length > 1 else "first code" for length in range(1, levels)), "whole ID"]
 
 
 def freshness_text(error, then) -> str:

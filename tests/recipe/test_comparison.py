@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rqvae.ids.files import SemanticIds
-from rqvae.recipe.comparison import compare_ids
+from rqvae.recipe.comparison import compare_ids, compare_new
 
 
 def test_a_renaming_is_told_from_a_change():
@@ -32,6 +32,26 @@ def test_items_are_matched_by_their_ids_and_pairs_counted_as_a_loop_counts_them(
                  if (before[pair[0], :length] == before[pair[1], :length]).all()]
         still = sum((after[a, :length] == after[b, :length]).all() for a, b in pairs)
         assert found[length - 1] == pytest.approx(still / len(pairs))
+
+
+def test_new_items_are_counted_among_published_ones_as_a_loop_counts_them():
+    generator = np.random.default_rng(2)
+    published, new = generator.integers(0, 9, (120, 3)) // [1, 2, 1], generator.integers(0, 10, (40, 3)) // [1, 2, 1]
+    found = compare_new(new, published)
+    old, added = list(map(tuple, published.tolist())), list(map(tuple, new.tolist()))
+    for length in (1, 2):
+        starts = [code[:length] for code in old]
+        assert found["known"][length - 1] == pytest.approx(sum(code[:length] in starts for code in added) / 40)
+        assert found["known_published"][length - 1] == pytest.approx(sum(starts.count(start) > 1 for start in starts) / 120)
+    assert found["shared"] == pytest.approx(sum((old + added).count(code) > 1 for code in added) / 40)
+    counts = sorted((sum(code[0] == first for code in old), first) for first in range(10))
+    rare, held = set(), 0
+    for count, first in counts:
+        if held + count > 12:
+            break
+        rare, held = rare | {first}, held + count
+    assert found["rare"] == pytest.approx(sum(code[0] in rare for code in added) / 40) and found["rare_published"] == held / 120
+    assert found["rare"] > 0                                        # the code 9, which no published item has
 
 
 def test_files_that_cannot_be_compared_are_refused():
