@@ -127,6 +127,11 @@ def _add_latents(graph, features, model) -> str:
     if model.standardize:
         features = graph.add("Div", graph.add("Sub", features, graph.constant(model.feature_mean)),
                              graph.constant(model.feature_scale))
+    if model.parts:
+        features = graph.add("Div", features, graph.constant(model.part_scale))
+        features = graph.add("Where", graph.add("IsNaN", features), graph.constant(0.0), features)
+    if model.robust:
+        features = _drawn_in(graph, graph.add("Div", features, graph.constant(model.column_scale)), model.reach)
     latents = features
     for layer in model.encoder.layers:
         if isinstance(layer, nn.Linear):
@@ -136,11 +141,29 @@ def _add_latents(graph, features, model) -> str:
     if model.encoder.linear is not None:
         linear = graph.constant(model.encoder.linear.weight.T)
         latents = graph.add("Add", latents, graph.add("MatMul", features, linear))
-    if model.latent_norm:
+    if model.latent_norm and model.robust:
+        axis = graph.constant([1], np.int64)
+        latents = graph.add("Sub", latents, graph.add("ReduceMean", latents, axis))
+        variance = graph.add("ReduceMean", graph.add("Mul", latents, latents), axis)            # (B, 1)
+        towards = graph.add("Mul", graph.add("Sub", graph.constant(model.latent_variance), variance),
+                            graph.constant(model.latent_share))
+        variance = graph.add("Add", graph.add("Add", variance, towards), graph.constant(1e-5))
+        latents = graph.add("Div", latents, graph.add("Sqrt", variance))
+    elif model.latent_norm:
         width = model.quantizer.embedding_dim
         ones, zeros = graph.constant(np.ones(width)), graph.constant(np.zeros(width))
         latents = graph.add("LayerNormalization", latents, ones, zeros)
     return latents
+
+
+def _drawn_in(graph, x, reach) -> str:
+    """What `functional.draw_in` does."""
+    axis, one = graph.constant([1], np.int64), graph.constant(1.0)
+    largest = graph.add("Max", graph.add("ReduceMax", graph.add("Abs", x), axis), graph.constant(torch.finfo(torch.float32).tiny))
+    lengths = graph.add("Mul", graph.add("ReduceL2", graph.add("Div", x, largest), axis), largest)      # (B, 1)
+    excess = graph.add("Max", graph.add("Div", lengths, graph.constant(reach)), one)
+    nearer = graph.add("Mul", graph.add("Div", x, excess), graph.add("Add", one, graph.add("Log", excess)))
+    return graph.add("Where", graph.add("Greater", excess, one), nearer, x)
 
 
 def _add_codes(graph, residual, codebooks) -> str:
@@ -177,6 +200,7 @@ def _compare(onnx, program, model):
     onnx.checker.check_model(program, full_check=True)
     rows = torch.randn(64, model.input_dim, generator=torch.Generator().manual_seed(0))
     if model.standardize:
+        rows[32:] *= 30
         rows = rows * model.feature_scale.cpu() + model.feature_mean.cpu()
     found, = ReferenceEvaluator(program).run(None, {"features": rows.numpy()})
     with evaluating(model):

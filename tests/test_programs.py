@@ -20,6 +20,8 @@ KINDS = [
     {"num_quantizers": 2, "hidden_dim": [24], "activation": "gelu", "linear_path": True, "latent_norm": True,
      "standardize": True},
     {"num_quantizers": 2, "activation": "silu", "standardize": True},
+    {"num_quantizers": 2, "activation": "gelu", "linear_path": True, "latent_norm": True, "standardize": True, "robust": True},
+    {"num_quantizers": 2, "standardize": True, "robust": True, "parts": [5, 7]},
 ]
 BARE = """
 import sys
@@ -61,6 +63,15 @@ def small(kind=RqVae, **options):
         if model.standardize:
             model.feature_mean.copy_(torch.randn(12) * 3)
             model.feature_scale.fill_(1.7)
+        if model.robust:                # as the recipe leaves it: columns of their own scales, rows that are drawn in
+            model.column_scale.copy_(torch.rand(12) + 0.5)
+            model.reach.fill_(3.0)
+            model.farthest.fill_(900.0)
+        if model.parts:
+            model.part_scale.copy_(torch.tensor([0.5] * 5 + [2.0] * 7))
+        if model.robust and model.latent_norm:
+            model.latent_variance.fill_(0.8)
+            model.latent_share.fill_(0.3)
         if options.get("activation") == "silu":
             model.encoder.layers[-1].bias.add_(20)              # latents and codes far from the origin
         residual = model.encode(clustered(400))
@@ -86,6 +97,8 @@ def test_codes_in_a_process_without_us_are_the_model_s(tmp_path, options, kind):
     export_program(model, tmp_path / f"tokenizer.{kind}")
     assert model.training
     rows = torch.cat([clustered(3000), 100 * clustered(1000, seed=1) + 50, torch.zeros(3, 12)])
+    if model.parts:
+        rows[::7, :5] = float("nan")                # items that lack an embedding
     np.save(tmp_path / "rows.npy", rows.numpy())
     done = subprocess.run([sys.executable, "-c", RUN[kind] + CODES], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
