@@ -31,6 +31,7 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
 from ..report.words import sizes_in_words
 from .console import say
 from ..storage.checkpoint import weights_checksum
+from ..storage.files import together
 from ..storage.item_ids import rows_by_text
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
@@ -85,10 +86,11 @@ def work(job) -> int:
     if job.method:
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
     ids = codes if resolution is None else resolution.codes
-    written = write(job, ids, codes) if job.outputs else ""
-    if arguments.report is not None:
-        judge(job, codes, names, resolution)
-    else:
+    with together():                # the report's page and the IDs that it is of, or neither
+        written = write(job, ids, codes) if job.outputs else ""
+        if arguments.report is not None:
+            judge(job, codes, names, resolution)
+    if arguments.report is None:
         show(job, codes, table)
     if resolution is not None and (len(resolution.moved) or arguments.unique):
         cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])

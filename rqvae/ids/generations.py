@@ -1,7 +1,7 @@
 """What a file of semantic IDs is and what made it, in a manifest beside it: `semantic_ids.json.manifest`. Knows no model.
 
-The manifest is written last: a generation that was only half replaced does not agree with the old one. Whoever builds on
-these files checks it first.
+It takes its name last, with the files of its set or not at all: a generation that was only half replaced, as where its files
+are in several folders, does not agree with the old one. Whoever builds on these files checks it first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.files import write_atomically
+from ..storage.files import unnamed, write_atomically
 from ..storage.item_ids import as_integers, kind_of
 
 MANIFEST = ".manifest"
@@ -56,7 +56,7 @@ def describe(codes, item_ids, sizes, made, *, format, parent=None) -> dict:
 
 
 def write_manifest(main, files, content) -> None:
-    """Write the manifest of `main`, which stands for all `files` that were written with it.
+    """Write the manifest of `main`, which stands for all `files` that were written with it, in one `together` block or before.
 
     Args:
         main: path of the main file.
@@ -67,7 +67,7 @@ def write_manifest(main, files, content) -> None:
     listed = {}
     for path in map(Path, files):
         name = path.relative_to(main.parent).as_posix() if path.is_relative_to(main.parent) else str(path)
-        listed[name] = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+        listed[name] = {"bytes": unnamed(path).stat().st_size, "sha256": file_checksum(unnamed(path))}
     text = json.dumps({**content, "files": listed}, indent=2, ensure_ascii=True) + "\n"
     write_atomically(manifest_path(main), lambda file: file.write(text.encode()))
 

@@ -125,7 +125,7 @@ def refuse_existing(path, overwrite=False) -> None:
 
 def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, candidates=None,
                   overwrite=False, made=None, parent=None) -> list:
-    """Write the IDs in every form, all of them or none, and then their manifests; the files written.
+    """Write the IDs in every form, and their manifests, all of them or none; the files written.
 
     Args:
         outputs: of `plan_outputs`.
@@ -161,8 +161,8 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
                 sizes.append(int(suffix.max()) + 1)
             groups.append(export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
                                               candidates=candidates, overwrite=overwrite))
-    for (name, _), files in zip(outputs, groups if made else ()):
-        write_manifest(files[0], files, describe(codes, item_ids, num_embeddings, made, format=name, parent=parent))
+        for (name, _), files in zip(outputs, groups if made else ()):
+            write_manifest(files[0], files, describe(codes, item_ids, num_embeddings, made, format=name, parent=parent))
     return [path for files in groups for path in files]
 
 

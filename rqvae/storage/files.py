@@ -113,8 +113,8 @@ def write_atomically(path, write, *, replace=True) -> None:
 def together():
     """Every file that is written in this `with` block takes its name at the end of it: all of them, or none.
 
-    The last one is the main file: killed in between, the next command that writes into its folder finishes what was
-    begun there and below. Files in other folders are named before. Blocks inside a block belong to it.
+    Killed in between, the next command that writes into the folder of most of them finishes what was begun there and
+    below. Files in other folders are named before. Blocks inside a block belong to it.
     """
     if _set.get() is not None:
         yield
@@ -129,6 +129,12 @@ def together():
         _set.reset(token)
         for file in waiting:
             file.leave_nothing()
+
+
+def unnamed(path) -> Path:
+    """Where the content of `path` is: beside it, if it was written in this `together` block and waits for its name."""
+    target = Path(os.path.realpath(path))
+    return next((file.temporary for file in _set.get() or () if file.target == target), Path(path))
 
 
 def append_line(path, text) -> None:
@@ -256,8 +262,11 @@ def _give_new_name(temporary, target):
 def _name_all(waiting):
     """Give all their names; a failure gives back those that were given."""
     record = None
-    home = waiting[-1].target.parent
-    inside = [file for file in waiting if home in (file.target.parent, *file.target.parent.parents)]
+    def below(folder):
+        return [file for file in waiting if folder in (file.target.parent, *file.target.parent.parents)]
+
+    home = max((file.target.parent for file in reversed(waiting)), key=lambda folder: len(below(folder)))
+    inside = below(home)
     order = [*(file for file in waiting if file not in inside), *inside]
     with locks.naming_in(file.target.parent for file in waiting):
         try:

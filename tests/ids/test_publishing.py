@@ -1,11 +1,16 @@
 """Plans are refused before there are IDs; files hold what was asked for; published IDs stay what they are."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from samples import ROOT
+from rqvae.ids.generations import verified_manifest
 from rqvae.ids.imports import import_semantic_ids
 from rqvae.ids.publishing import (
     check_labels, labels_beside, load_published, plan_outputs, published_method, published_rows, which_keys,
@@ -136,3 +141,43 @@ def test_item_ids_that_lines_cannot_hold_are_refused_before_any_work(tmp_path):
             check_labels(plan_outputs(formats, tmp_path), ["a", "x\ty"])
     check_labels(plan_outputs(["json", "jsonl"], tmp_path), ["a", "x\ty", "b\u2028c"])
     assert not list(tmp_path.iterdir())
+
+
+WRITER = """
+import sys
+import numpy as np
+from rqvae.ids.publishing import plan_outputs, write_outputs
+number = int(sys.argv[1])
+codes = np.random.default_rng(number).permutation(4096)[:300]
+codes = np.stack([codes // 256, codes // 16 % 16, codes % 16], axis=1)
+for _ in range(25):
+    write_outputs(plan_outputs(["json", "lcrec", "tiger"], "out", overwrite=True), codes, [16, 16, 16], overwrite=True,
+                  item_ids=list(range(1000 * number, 1000 * number + 300)), made={"unique": "none"})
+"""
+
+
+def test_of_two_writers_of_one_set_the_files_of_one_stand_with_its_manifest(tmp_path):
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(number)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+               for number in (1, 2)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    made = [verified_manifest(tmp_path / "out" / name)["generation"] for name in
+            ("semantic_ids.json", "lcrec.index.json", "tiger.npy")]
+    assert len(set(made)) == 1 and not list((tmp_path / "out").glob(".*"))
+
+
+def test_ids_and_their_manifest_take_their_names_together(tmp_path, monkeypatch):
+    """Where the manifest cannot be written there are no IDs either, and a first generation never looks like a file of 1.0."""
+    monkeypatch.chdir(tmp_path)
+    codes = np.array([[0, 1], [1, 0]])
+    outputs = plan_outputs(None, "x.json")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "x.json.manifest")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("rqvae.ids.publishing.write_manifest", full)
+        with pytest.raises(OSError, match="No space"):
+            write_outputs(outputs, codes, [2, 2], made={"unique": "none"})
+    assert os.listdir() == []
+    write_outputs(outputs, codes, [2, 2], made={"unique": "none"})
+    assert verified_manifest("x.json")["items"] == 2
