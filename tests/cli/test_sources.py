@@ -11,7 +11,9 @@ import torch
 import infer
 import train
 from samples import TINY, clustered
+from rqvae import RqVae
 from rqvae.items import texts
+from rqvae.items.blending import BlendedTable
 from rqvae.cli.sources import open_interactions, open_items
 from rqvae.items.texts import DEFAULT_ENCODER
 from rqvae.storage.checkpoint import load_checkpoint
@@ -59,6 +61,19 @@ def test_train_and_infer_run_on_texts_and_on_p5_with_nothing_said_twice(place, c
     assert list(json.loads(Path("ids1.json").read_text()))[59] == "B059"
     assert "60 items of 8 features from the split beauty of amazon" in capsys.readouterr().out
     assert len(place) == 2 and list(Path("amazon/processed").glob("*.npy"))
+
+
+@pytest.mark.filterwarnings("ignore:.*no metadata")
+def test_items_of_p5_know_the_training_part_of_its_sequences(place):
+    Path("amazon/raw/beauty/sequential_data.txt").write_text("1 1 2 3 4\n2 5 1 9 9\n")
+    assert train.main(["--p5", "amazon", "--epochs", "1", *TINY]) == 0
+    assert infer.main(["--unique", "none", "--output", "ids.npy"]) == 0
+    assert infer.main(["--p5", "amazon", "--unique", "none", "--output", "again.npy"]) == 0
+    table = BlendedTable(open_items(p5="amazon").dataset.table, open_interactions(60, None, p5="amazon"))
+    codes = RqVae.load_from_checkpoint("checkpoints/best.ckpt").generate_semantic_ids(table.rows(slice(None)))
+    assert np.array_equal(np.load("ids.npy"), codes) and np.array_equal(np.load("again.npy"), codes)
+    own = open_items(p5="amazon").dataset.table.rows(slice(None))
+    assert torch.nonzero((table.rows(slice(None)) != own).any(dim=1))[:, 0].tolist() == [0, 1, 4]
 
 
 @pytest.mark.filterwarnings("ignore:.*no metadata")
