@@ -62,7 +62,7 @@ def test_the_page_runs_from_top_to_bottom_in_one_folder(page, folder):
                 count += 1
     assert count > 12 and len(np.load("parts.npy")) == 1600
     published, together = (json.loads(Path(f"mine/{name}.json").read_text("utf-8")) for name in ("ids", "all_ids"))
-    assert list(together.items())[:1100] == list(published.items()) and len(together) == 1600
+    assert list(together.items())[:len(published)] == list(published.items()) and 1400 < len(published) < len(together) == 1600
     assert Path("mine/report.html").exists()
 
 
