@@ -3,6 +3,8 @@
 Shapes:  B rows   E vector width   K codes
 """
 
+from __future__ import annotations
+
 import math
 from functools import partial
 
@@ -160,7 +162,8 @@ def draw_out(x: torch.Tensor, reach: torch.Tensor, limit: torch.Tensor) -> torch
     return torch.where(excess > 0, x / lengths * (reach * excess.exp()), x)
 
 
-def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:
+def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int,
+                         prices: torch.Tensor | None = None) -> torch.Tensor:
     """A price for each code that makes all codes about equally wanted.
 
     The column potentials of entropic optimal transport to uniform marginals, by Sinkhorn's iteration
@@ -171,13 +174,14 @@ def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int
         costs: (B, K) of giving each row each code.
         epsilon: the temperature, in units of the costs; smaller is harder.
         iterations: of rows and columns in turn.
+        prices: (K,) of costs much like these, to begin from; then few iterations do.
 
     Returns:
         (K,) prices with mean 0.
     """
     scores = costs / -epsilon                                       # (B, K)
     log_rows, log_columns = -math.log(costs.shape[0]), -math.log(costs.shape[1])
-    column = scores.new_zeros(costs.shape[1])
+    column = scores.new_zeros(costs.shape[1]) if prices is None else prices / -epsilon
     for _ in range(iterations):
         row = log_rows - torch.logsumexp(scores + column, dim=1)                # (B,)
         column = log_columns - torch.logsumexp(scores + row[:, None], dim=0)    # (K,)
@@ -196,8 +200,8 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick
         num_clusters: K.
         iterations: Lloyd steps at most; fewer when no row changes its cluster.
         balance: None for plain k-means; a number to assign by distance plus `balancing_potentials`, with
-            that share of the median squared distance as their epsilon, so that clusters are of about
-            equal size. Beyond BALANCED_NUMBERS k-means is plain all the same.
+            that share of the median squared distance as their epsilon, in all steps but the last, so that
+            clusters are of more equal size. Beyond BALANCED_NUMBERS k-means is plain all the same.
         generator: a CPU `torch.Generator`; the same state gives the same centroids.
         tick: called now and then with the share of the work that is done, for a progress bar.
 
@@ -218,21 +222,22 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick
         return centroids + offset
     if balance is not None and len(x) * num_clusters > BALANCED_NUMBERS:
         balance = None
-    previous = None
+    previous, prices = None, None
     for step in range(iterations):
         tick(0.5 + 0.5 * step / iterations)
-        codes = nearest_codes(x, centroids) if balance is None else _balanced_codes(x, centroids, balance)
-        if previous is not None and torch.equal(codes, previous):
+        if balance is None or step == iterations - 1:
+            codes = nearest_codes(x, centroids)
+        else:
+            costs = squared_distances(x, centroids)                 # (N, K)
+            epsilon = balance * costs.median().clamp_min(torch.finfo(x.dtype).tiny).item()
+            # Prices that move on with the centroids need few iterations, and bind less: a lower error than exact balance.
+            prices = balancing_potentials(costs, epsilon=epsilon, iterations=3, prices=prices)
+            codes = (costs + prices).argmin(dim=1)
+        if balance is None and previous is not None and torch.equal(codes, previous):
             break
         previous = codes
         centroids = _cluster_means(x, codes, centroids)
     return centroids + offset
-
-
-def _balanced_codes(x, centroids, balance):
-    costs = squared_distances(x, centroids)                         # (N, K)
-    epsilon = balance * costs.median().clamp_min(torch.finfo(x.dtype).tiny).item()
-    return (costs + balancing_potentials(costs, epsilon=epsilon, iterations=30)).argmin(dim=1)
 
 
 def _plus_plus(x, num_clusters, generator, tick):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .functional import draw_in, draw_out, row_lengths
-from .networks import Decoder, Encoder, hidden_widths
+from .networks import Decoder, Encoder, Undrawn, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint, hub, peers
 
@@ -400,7 +400,7 @@ class RqVae(nn.Module):
         hyper_parameters = {**{name: found[name] for name in known if name in found}, **overrides}
         _check_depth(found, len(state_dict), path)
         try:
-            with torch.device("meta"):          # shapes only: what a damaged file says may be of any size
+            with torch.device("meta"), Undrawn():       # shapes only: what a damaged file says may be of any size
                 cls(**hyper_parameters).check_weights(state_dict, found, path, strict)
             model = cls(**hyper_parameters)
         except checkpoint.CheckpointError:

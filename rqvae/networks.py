@@ -84,3 +84,14 @@ def _beside(layers, fan_in, fan_out):
     nn.init.zeros_(layers[-1].weight)
     nn.init.zeros_(layers[-1].bias)
     return nn.Linear(fan_in, fan_out, bias=False)
+
+
+class Undrawn(torch.overrides.TorchFunctionMode):
+    """Inside a `with` block modules are built without drawing weights: on the device "meta", which has none, torch would
+    load its compiler for that, more than a second."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -30,16 +30,19 @@ class RunState:
         means: what the steps of the epoch under way logged.
         history: one dict for each completed epoch.
         best: lowest monitored loss so far; `improved` says whether the last epoch set it.
+        optimizer, scheduler: None for a model that is not trained, or if there is no such thing.
     """
 
     def __init__(self, model, train_loader, val_loader=None, *, optimizers=None, monitor=None, notes=None,
-                 fused=False):
+                 fused=False, trains=True):
         self.model, self.train_loader, self.val_loader = model, train_loader, val_loader
         self.notes, self.fused = notes, fused
         model.logged = {}                       # of steps that were made before
-        self.optimizer, self.scheduler, self.every_step = _configured(optimizers or model.configure_optimizers())
+        self.optimizer, self.scheduler, self.every_step = None, None, False
+        if trains:          # what is only saved needs no optimizer, nor the second that torch takes to make the first one
+            self.optimizer, self.scheduler, self.every_step = _configured(optimizers or model.configure_optimizers())
+            self._fuse()
         self.monitor = monitor or "val_loss"
-        self._fuse()
         self.epoch = self.batch = self.global_step = 0
         self.batches_per_epoch = self.val_batches = 0       # of the last epoch, for Lightning's counters
         self.items = 0                                      # trained on in the last epoch
@@ -139,7 +142,7 @@ class RunState:
             global_step=self.global_step,
             state_dict=self.model.state_dict(),
             hyper_parameters=self.model.hyper_parameters,
-            optimizer_states=[self.optimizer.state_dict()],
+            optimizer_states=None if self.optimizer is None else [self.optimizer.state_dict()],
             lr_schedulers=[] if self.scheduler is None else [self.scheduler.state_dict()],
             progress=checkpoint.Progress(
                 epochs_done=self.epoch,

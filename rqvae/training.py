@@ -68,7 +68,7 @@ def fit(
         model: an `RqVae`; moved to `device` and left in training mode.
         train_dataloader: an iterable of {"features": (B, D)}: a `torch.utils.data.DataLoader`, ours, ...
         val_dataloader: the same for held-out items, or None.
-        max_epochs: epochs in all, those before a resume included; with 0 the model is only saved.
+        max_epochs: epochs in all, those before a resume included; with 0 the model is only saved, without an optimizer.
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `monitor`) and
             `metrics.jsonl`; created if missing. None writes nothing.
@@ -110,7 +110,7 @@ def fit(
         model.encoder.compile()
         model.decoder.compile()
     run = RunState(model, train_dataloader, val_dataloader, optimizers=optimizers, monitor=monitor,
-                   notes=notes, fused=fused)
+                   notes=notes, fused=fused, trains=max_epochs > 0 or resume_from is not None)
     if resume_from is not None:
         run.restore(resume_from)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)

@@ -204,6 +204,19 @@ def test_thousands_of_codes_are_seeded_in_blocks_and_fit_about_as_well():
     assert len(torch.cdist(x, found).argmin(dim=1).unique()) == codes
 
 
+def test_balance_brings_codes_nearer_to_even_shares_at_about_the_same_error():
+    """Half of the rows lie in one heap, which plain k-means gives few centroids."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([0.3 * torch.randn(2000, 8, generator=generator), 3 * torch.randn(2000, 8, generator=generator)])
+    shares, errors = [], []
+    for balance in (None, 0.05):
+        centroids = functional.kmeans(x, 64, balance=balance, generator=torch.Generator().manual_seed(1))
+        nearest = torch.cdist(x, centroids).min(dim=1)
+        shares.append(nearest.indices.bincount(minlength=64).max().item())
+        errors.append(nearest.values.square().sum().item())
+    assert shares[1] < 0.8 * shares[0] and errors[1] < 1.15 * errors[0]
+
+
 @pytest.mark.parametrize("codes", [64, 2000])
 def test_with_fewer_rows_than_codes_each_row_is_a_centroid_at_once(codes):
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -2,13 +2,16 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from samples import clustered, loader
+from samples import ROOT, clustered, loader
 from rqvae import RqVae, fit, load_semantic_ids, save_semantic_ids
 from rqvae.storage.checkpoint import CheckpointError
 
@@ -229,3 +232,14 @@ def test_a_list_of_sizes_must_suit_the_levels():
         RqVae(12, 16, 8, [4, 16], num_quantizers=3)
     with pytest.raises(ValueError, match=r"num_embeddings is \[4, 1\], must be an integer of at least 2, or a list"):
         RqVae(12, 16, 8, [4, 1])
+
+
+def test_loading_needs_no_compiler(tmp_path):
+    """torch's takes more than a second to import, and draws weights on the device "meta" by it."""
+    fit(RqVae(12, 16, 8, 8, num_quantizers=2), [{"features": torch.randn(32, 12)}], max_epochs=1, checkpoint_dir=tmp_path,
+        progress=False)
+    script = ("import sys; from rqvae import RqVae; model = RqVae.load_from_checkpoint('last.ckpt'); "
+              "print(model.quantizer.levels[1].embeddings.weight.isfinite().all().item(), 'torch._dynamo' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.stdout, done.stderr) == ("True False\n", "")

@@ -150,7 +150,8 @@ def settle(arguments, recorded, resumed=None) -> dict:
     elif sizes and given.setdefault("num_quantizers", len(sizes)) != len(sizes):
         raise ValueError(f"--num-embeddings names {len(sizes)} sizes, one a level, and --num-quantizers is "
                          f"{given['num_quantizers']}; leave --num-quantizers out")
-    settings = {**DEFAULTS, **PRESETS[preset], **recorded, **given}
+    untrained = recipe.UNTRAINED if preset != "documented" and given.get("epochs") == 0 else {}
+    settings = {**DEFAULTS, **PRESETS[preset], **untrained, **recorded, **given}
     if bool(settings.get("from_")) != bool(settings.get("keep")):
         raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has published")
     if settings.get("keep") and preset != "tiger":
@@ -213,19 +214,19 @@ def find_run(path, folder):
     for candidate in candidates:
         try:
             loaded = load_checkpoint(candidate)
+            notes = loaded.get("rqvae", {}).get("notes") or {}
+            if notes.get("epochs") == 0:
+                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; begin a run with --overwrite "
+                                 "instead of --resume")
             require_training_state(loaded, candidate)
         except (CheckpointError, FileNotFoundError) as error:
             if candidate is candidates[-1]:
                 raise
             warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
-            notes = loaded.get("rqvae", {}).get("notes") or {}
             if notes.get("preset", DEFAULTS["preset"]) not in PRESETS:
                 raise CheckpointError(f"{candidate}: its preset is {notes['preset']!r}, which is none of "
                                       f"{', '.join(PRESETS)}; name one by --preset, or start a new run")
-            if notes.get("epochs") == 0:
-                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; a new run with --overwrite "
-                                 "instead of --resume begins at the same point")
             recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
@@ -300,9 +301,9 @@ def train(job, stop):
             loaded = load_checkpoint(job.resume_from)
             job.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], job.resume_from)
         steps = settings["epochs"] * len(train_loader)
-        options = {"optimizers": recipe.configure_optimizers(job.model, steps, closed=closed),
-                   "monitor": "last" if closed else "val_recon_loss"}    # a closed catalogue knows less of new items with every epoch
+        options = {"monitor": "last" if closed else "val_recon_loss"}     # a closed catalogue knows less of new items with every epoch
         if settings["epochs"]:
+            options["optimizers"] = recipe.configure_optimizers(job.model, steps, closed=closed)
             train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
     if job.tf32:
         torch.set_float32_matmul_precision("high")

@@ -29,6 +29,7 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "robust": True,
 }
 FINE_MODEL = {**MODEL, "hidden_dim": [1024]}        # for reconstruction: a recommender is served as well by the other
+UNTRAINED = {"latent_norm": False}                  # for a starting point alone: norms of latents then say as much as directions
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`

@@ -382,6 +382,7 @@ def test_no_epoch_gives_the_starting_point_as_a_checkpoint_that_encodes_and_can_
         expected.append((residual[:, None] - codebook).square().sum(dim=2).argmin(dim=1))
         residual = residual - codebook[expected[-1]]
     assert np.array_equal(np.load("ids.npy"), torch.stack(expected, dim=1).numpy())
+    assert not model.latent_norm and "optimizer_states" not in load_checkpoint("checkpoints/last.ckpt")
     error = (model.decode(torch.stack(expected, dim=1)) - rows).square().mean() / rows.var(dim=0, correction=0).mean()
     assert error < 0.5                                      # 200 items around 20 centres, 8 x 8 x 8 codes
     assert "checkpoints/last.ckpt is a starting point" in refused(["--resume", "--epochs", "2"], capsys)

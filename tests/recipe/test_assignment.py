@@ -32,6 +32,13 @@ def test_potentials_choose_the_largest_weight_of_each_row_of_the_plan():
     assert prices.mean().abs() < 1e-6
 
 
+def test_potentials_go_on_from_earlier_ones():
+    costs = torch.rand(60, 6)
+    once = balancing_potentials(costs, epsilon=0.05, iterations=40)
+    half = balancing_potentials(costs, epsilon=0.05, iterations=20)
+    torch.testing.assert_close(balancing_potentials(costs, epsilon=0.05, iterations=20, prices=half), once)
+
+
 def test_potentials_make_equal_groups_of_very_unequal_ones():
     costs = torch.cdist(torch.randn(640, 2), torch.tensor([[0.0, 0.0], [3.0, 3.0], [5.0, 0.0], [-6.0, 1.0]])).square()
     assert max(Counter(costs.argmin(dim=1).tolist()).values()) > 500
