@@ -17,14 +17,16 @@ from ..storage.files import describe_content
 from ..storage.item_ids import id_values, in_row_order
 from ..storage.torch_files import CheckpointError, read_torch_file
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
+from .tables import read_listed_table
 from .tokens import level_offsets, token_codes
 
 _SUFFIXES = {
     "lcrec": (".json",), "minionerec": (".json", ".txt"), "minionerec-kmeans": (".json",),
     "grid": (".pt",), "tiger": (".npy", ".pt"), "openonerec": (".parquet", ".txt"),
-    "torcheasyrec": (".parquet",), "torcheasyrec-offset": (".parquet",), "semantic-id": (".txt",),
+    "torcheasyrec": (".parquet", ".csv"), "torcheasyrec-offset": (".parquet", ".csv"), "semantic-id": (".txt",),
     "flashrec": (".json",), "rectokens": (".pt",),
 }
+_TORCHEASYREC = ("codes", "sid", "codebook"), ("offset_codebook", "codes")       # columns, without and with offsets
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _LONGEST_LINE = 2 ** 20         # bytes
 _CATALOGUE = re.compile(r'\s*{\s*"[0-9]+(,[0-9]+)+"\s*:')
@@ -75,6 +77,10 @@ def import_semantic_ids(path, format=None, *, num_embeddings=None) -> SemanticId
 
 def _read_own(path, format):
     return load_semantic_ids(path)
+
+
+def _read_csv(path, format):
+    return read_listed_table(path, _TORCHEASYREC[format == "torcheasyrec-offset"]) or _read_own(path, format)
 
 
 def _read_json(path, format):
@@ -153,7 +159,7 @@ def _read_parquet(path, format):
     except ImportError:
         raise ImportError(f"{path} is Parquet, which needs the package pyarrow: "
                           "pip install pyarrow") from None
-    wanted = ("offset_codebook", "codes") if format == "torcheasyrec-offset" else ("codes", "sid", "codebook")
+    wanted = _TORCHEASYREC[format == "torcheasyrec-offset"]
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = file.schema_arrow.names
@@ -244,5 +250,5 @@ def _rectangle(path, flat, widths):
 
 _PARSERS = {"minionerec": _parse_info, "openonerec": _parse_openonerec,
             "semantic-id": _parse_semantic_id}
-_READERS = {".json": _read_json, ".jsonl": _read_own, ".csv": _read_own, ".npy": _read_own, ".pt": _read_tensor,
+_READERS = {".json": _read_json, ".jsonl": _read_own, ".csv": _read_csv, ".npy": _read_own, ".pt": _read_tensor,
             ".parquet": _read_parquet, ".txt": _read_text}

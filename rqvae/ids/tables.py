@@ -1,5 +1,7 @@
 """Semantic IDs as a table of CSV: item_id (or row), name where there are any, code_1, code_2, ...
 
+TorchEasyRec's is read as well: a column of item IDs, and one of codes between commas.
+
 Shapes:  N items   L levels
 """
 
@@ -26,6 +28,37 @@ def write_table(file, codes, item_ids, names) -> None:
         lines.writerows([*(label[row] for label in labels), *item_codes] for row, item_codes in enumerate(block, start))
     text.flush()
     text.detach()
+
+
+def read_listed_table(path, wanted) -> tuple:
+    """The same of a table in which one column has all codes of an item, such as "183,70,232"; None of another table.
+
+    Args:
+        path: the .csv.
+        wanted: names that the column of codes may have, the first that is there counts.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            header = next(lines, [])
+            labels = next((name for name in ("pid", "item_id") if name in header), None)
+            listed = next((name for name in wanted if name in header), None)
+            if labels is None or listed is None:
+                return None
+            labels, listed, ids, flat, levels = header.index(labels), header.index(listed), [], array("q"), None
+            for line in lines:
+                codes = line[listed].split(",") if len(line) == len(header) else []
+                levels = levels or len(codes)
+                if not codes or len(codes) != levels or not all(code.isascii() and code.isdigit() for code in codes):
+                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; expected {len(header)} fields, and equally many "
+                                     f"codes between commas under {header[listed]}, \"183,70,232\"")
+                ids.append(line[labels])
+                flat.extend(map(int, codes))
+        except (ValueError, OverflowError, csv.Error) as error:
+            raise ValueError(f"{path}: {error}") from None
+    if not ids:
+        raise ValueError(f"{path} holds no semantic IDs; expected a line for each item")
+    return np.frombuffer(flat, np.int64).reshape(len(ids), -1), ids, None
 
 
 def read_table(path) -> tuple:

@@ -235,6 +235,17 @@ def test_the_table_that_torcheasyrec_writes_is_read_as_it_is(tmp_path):
     assert ids.codes.tolist() == [[3, 9], [0, 1]] and ids.item_ids == ["x", "y"] and ids.codes.flags.writeable
 
 
+def test_torcheasyrec_s_csv_has_codes_between_commas(tmp_path):
+    path = write(tmp_path / "part-0.csv", 'item_id,codebook,offset_codebook\nx,"3,9","3,19"\n7,"0,1","0,11"\n')
+    ids = import_semantic_ids(path)
+    assert ids.codes.tolist() == [[3, 9], [0, 1]] and ids.item_ids == ["x", "7"]
+    assert import_semantic_ids(path, "torcheasyrec-offset", num_embeddings=10).codes.tolist() == [[3, 9], [0, 1]]
+    for content, words in (('item_id,codes\nx,"3,9"\ny,3\n', "line 3"), ("item_id,codes\nx,3;9\n", "183,70,232"),
+                           ("item_id,codes\n", "no semantic IDs"), ("item_id,score\nx,3\n", "expected item_id")):
+        with pytest.raises(ValueError, match=words):
+            import_semantic_ids(write(tmp_path / "b.csv", content))
+
+
 def test_a_catalogue_of_flashrec_is_read_with_items_and_without(tmp_path):
     path = write(tmp_path / "a.json", '{"3,9": [{"pid": "x"}, {"pid": "y"}], "0,1": [{"pid": "z"}]}')
     ids = import_semantic_ids(path)
