@@ -204,6 +204,8 @@ def existing_file(path) -> Path:
         raise IsADirectoryError(f"{path} is a folder; expected a file of semantic IDs")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist{nearest_names(path)}")
+    if not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe; expected a regular file: copy it to one")
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
     return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +80,11 @@ def read_manifest(path):
         ValueError: the manifest is damaged or of another kind.
     """
     beside = manifest_path(path)
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return None
     try:
+        if not beside.is_file():
+            raise ValueError("a pipe, a folder, a link to nothing")
         with open(beside, "rb") as file:
             content = json.loads(file.read(_MOST))
         known = content["manifest"], content["generation"], content["items"], content["levels"], content["files"]

@@ -15,6 +15,7 @@ import torch
 from ..codes import as_codes, as_item_ids
 from ..storage.files import describe_content
 from ..storage.item_ids import id_values, in_row_order
+from ..storage.packed import parquet_batches
 from ..storage.torch_files import CheckpointError, read_torch_file
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
 from .tables import read_listed_table
@@ -165,10 +166,14 @@ def _read_parquet(path, format):
             columns = file.schema_arrow.names
             ids = next((name for name in ("pid", "item_id") if name in columns), None)
             codes = next((name for name in wanted if name in columns), None)
-            table = file.read([name for name in (ids, codes) if name])
+            read = [name for name in (ids, codes) if name]
+            batches = list(parquet_batches(path, file, read, "save it as .jsonl"))
+            table = pyarrow.Table.from_batches(batches) if batches else file.schema_arrow.empty_table().select(read)
         item_ids = id_values(table[ids].to_pylist(), path) if ids else None
         lists = table[codes].combine_chunks() if codes else None
     except Exception as error:          # damage makes pyarrow raise a dozen kinds
+        if type(error) is ValueError and str(path) in str(error):
+            raise
         raise ValueError(f"{path} cannot be read as Parquet ({type(error).__name__}): "
                          f"{describe_content(path)}") from None
     if ids is None or codes is None:

@@ -13,6 +13,7 @@ from datetime import datetime
 import numpy as np
 
 from ..storage.files import describe_content
+from ..storage.packed import require_likely
 
 # Columns that are looked for, in lower case and without RecBole's types ("user_id:token").
 COLUMNS = {
@@ -110,6 +111,7 @@ def _parquet(path, columns):
         with pyarrow.parquet.ParquetFile(path) as file:
             found = _columns(path, file.schema_arrow.names, columns)
             wanted = [name for name in found.values() if name is not None]
+            require_likely(f"{path}, with {file.metadata.num_rows:,} rows,", 16 * file.metadata.num_rows, path, "save it as .csv")
             yield found["time"]
             for batch in file.iter_batches(_AT_ONCE, columns=wanted):
                 users, items = (_texts(path, batch.column(found[kind]), found[kind]) for kind in ("user", "item"))

@@ -16,6 +16,7 @@ import torch
 
 from ..storage.files import describe_content
 from ..storage.item_ids import ITEM_NUMBERS, id_column, id_values, of_one_kind, read_item_numbers, rows_by_text
+from ..storage.packed import parquet_batches
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
 from .readers import npy_file_header, require_file, require_size, stored_array
 
@@ -121,7 +122,8 @@ def _read_parquet(path, column):
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             chosen = _only(names, column, path)
-            values = file.read([chosen])[chosen].to_pylist()
+            values = [value for batch in parquet_batches(path, file, [chosen], "save them as .txt, a line each")
+                      for value in batch.column(0).to_pylist()]
     except ValueError as error:
         if str(path) in str(error):
             raise

@@ -25,6 +25,7 @@ import torch
 
 from ..storage.files import describe_content, nearest_names
 from ..storage.item_ids import id_column as column_of_ids, id_values
+from ..storage.packed import parquet_batches, require_likely
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
 from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
@@ -38,8 +39,6 @@ _NPY_FIELDS = {     # not parsed as Python, whose documentation says that hostil
     "fortran_order": r"""['"]fortran_order['"]\s*:\s*(True|False)""",
     "shape": r"""['"]shape['"]\s*:\s*\(([\d\s,L]*)\)""",
 }
-_SMALL, _MOST_TIMES = 2**26, 32                 # bytes that any file may hold; times its length that a packed one may
-_ROWS = 2**12                                   # of Parquet, decoded at once
 _NPY_HEADER = 2**16                             # bytes; numpy writes 128
 _SAFETENSORS_HEADER = 100 * 10**6               # bytes; the format's own bound
 _SAFETENSORS = {
@@ -199,18 +198,6 @@ def _loaded(path, name, content):
         return np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"{path}[{name!r}] cannot be read ({error}); save it as text or numbers") from error
-
-
-def require_likely(where, promised, path, way_out):
-    """Refuse content that would be many times as large as its file: packed so small, it is a trick, or empty.
-
-    Raises:
-        ValueError: naming both sizes.
-    """
-    held = path.stat().st_size
-    if promised > _SMALL + _MOST_TIMES * held:
-        raise ValueError(f"{where} would be {promised:,} bytes, from a file of {held:,}: more than {_MOST_TIMES} times "
-                         f"as much is not read; {way_out}")
 
 
 def _table_in(where, header, size):
@@ -395,12 +382,8 @@ def _values(file, column):
 
 def _batches(path, file, column, id_column):
     """(Arrow array of lists, their item IDs or []) of some thousand rows at a time."""
-    taken = 0
     with _decoding(path):
-        for batch in file.iter_batches(_ROWS, columns=[column, id_column] if id_column else [column]):
-            taken += batch.nbytes
-            if taken > _SMALL + _MOST_TIMES * path.stat().st_size:
-                raise ValueError(f"it would be more than {_MOST_TIMES} times as large as its file; save it as .npy")
+        for batch in parquet_batches(path, file, [column, id_column] if id_column else [column], "save it as .npy"):
             if len(batch):
                 yield batch.column(column), batch.column(id_column).to_pylist() if id_column else []
 

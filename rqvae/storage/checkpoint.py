@@ -32,7 +32,10 @@ _RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch":
         "rng": (dict, torch.Tensor), "epoch_rng": (dict, torch.Tensor)}
 _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
           "learning_rate": _NUMBER, "text_columns": list, "data": (str, list), **dict.fromkeys(
-              ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch"), str)}
+              ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch", "folder", "from_", "keep",
+               "features_checksum", "item_ids_checksum"), str),
+          **dict.fromkeys(("held_out", "ancestors", "weights"), list)}
+_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER}        # what these lists hold
 
 
 class Progress(NamedTuple):
@@ -159,6 +162,8 @@ def _check_kinds(checkpoint, path) -> None:
                                  if isinstance(ours, dict) and ours.get(name) is not None),
         *((name, notes[name], kind) for name, kind in _NOTES.items()
           if isinstance(notes, dict) and notes.get(name) is not None),
+        *((f"{name}[{place}]", value, kind) for name, kind in _NOTED.items() if isinstance(notes, dict)
+          and isinstance(notes.get(name), list) for place, value in enumerate(notes[name])),
         *((f"history[{row}]", value, dict) for row, value in enumerate(rows if isinstance(rows, list) else ())),
     ] if not isinstance(value, kind) or isinstance(value, bool)]
     faults += [f"history[{row}][{some([repr(name)])}] is {some([repr(value)])}"
