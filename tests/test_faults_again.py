@@ -409,3 +409,4 @@ def test_one_or_two_rows_are_trained_on(place, rows, preset):
     assert train.main(["--data", "few.npy", "--epochs", "2", "--preset", preset, "--checkpoint-dir", "few", *TINY]) == 0
     assert infer.main(["--ckpt", "few/best.ckpt", "--output", "few.npz.npy"]) == 0
     assert load_semantic_ids("few.npz.npy").codes.shape[0] == rows
+    assert train.main(["--data", "few.npy", "--epochs", "1", "--preset", preset, "--checkpoint-dir", "wide"]) == 0   # as large as by default
