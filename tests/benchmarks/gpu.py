@@ -122,7 +122,7 @@ def training(bench):
     table = {}
     for batch, steps in ((1024, 200), (8192, 60), (65536, 12)):
         if bench.small:
-            batch, steps = batch // 32, 4
+            batch, steps = batch // 256, 2
         features = torch.randn(batch * 8, WIDTH)
         ways = {"plain loop": lambda: plain_loop(bench, features, batch, steps), "eager": lambda: ours(bench, features, batch, steps),
                 "bf16": lambda: ours(bench, features, batch, steps, amp=True),
