@@ -200,8 +200,8 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick
         num_clusters: K.
         iterations: Lloyd steps at most; fewer when no row changes its cluster.
         balance: None for plain k-means; a number to assign by distance plus `balancing_potentials`, with
-            that share of the median squared distance as their epsilon, in all steps but the last, so that
-            clusters are of more equal size. Beyond BALANCED_NUMBERS k-means is plain all the same.
+            that share of the median squared distance as their epsilon, so that clusters are of more equal
+            size. Beyond BALANCED_NUMBERS k-means is plain all the same.
         generator: a CPU `torch.Generator`; the same state gives the same centroids.
         tick: called now and then with the share of the work that is done, for a progress bar.
 
@@ -225,7 +225,7 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick
     previous, prices = None, None
     for step in range(iterations):
         tick(0.5 + 0.5 * step / iterations)
-        if balance is None or step == iterations - 1:
+        if balance is None:
             codes = nearest_codes(x, centroids)
         else:
             costs = squared_distances(x, centroids)                 # (N, K)
