@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .codes import level_sizes
-from .collisions import collision_report
+from .codes import as_codes, level_sizes
+from .collisions import collision_ranks, collision_report
 from .functional import perplexity, row_lengths
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
@@ -48,6 +48,8 @@ def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
                 counted += torch.stack([part.sum().cpu() for part in counted_errors(model, features, reconstructed)])
             wide = torch.promote_types(torch.promote_types(features.dtype, reconstructed.dtype), torch.float32)
             wide = torch.float64 if model.standardize else wide         # which holds the square of 1e-25
+            if model.parts:         # what an item lacks is no error
+                reconstructed = torch.where(model.missing(model.standardized(features)), features, reconstructed)
             features, reconstructed = features.to(wide), reconstructed.to(wide)
             total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
             total_samples += len(features)
@@ -76,11 +78,17 @@ def part_errors(model, dataloader, device="cuda") -> list:
     with evaluating(model):
         for features in features_of(dataloader):
             features = as_input(model, features)
-            inputs = model.standardized(features)
-            said = model.standardized(model(features).reconstructed).masked_fill(model.missing(inputs), 0.0)
-            for row, values in zip(sums, (said - inputs, inputs)):
-                row += torch.stack([part.double().square().sum().cpu() for part in values.split(model.parts, dim=1)])
+            sums += counted_part_errors(model, features, model(features).reconstructed)
     return (sums[0] / sums[1]).tolist()
+
+
+def counted_part_errors(model, features, reconstructed):
+    """Squared error of each of `model.parts`, and its squared distance from the mean, over the rows that have it:
+    (B, D), (B, D) -> (2, P) float64 on the CPU."""
+    inputs, said = model.standardized(features).double(), model.standardized(reconstructed.to(features)).double()
+    said = said.masked_fill(model.missing(inputs), 0.0)
+    return torch.stack([torch.stack([part.square().sum().cpu() for part in values.split(model.parts, dim=1)])
+                        for values in (said - inputs, inputs)])
 
 
 def counted_errors(model, features, reconstructed):
@@ -163,6 +171,21 @@ def row_keys(features) -> torch.Tensor:
     weights = torch.randint(-2**62, 2**62, (2, features.shape[1]), generator=generator) * 2 + 1
     bits = features.contiguous().view(torch.int32).long()           # (B, D)
     return (bits * weights[0]).sum(dim=1) ^ ((bits * bits + bits) * weights[1]).sum(dim=1)
+
+
+def feature_groups(table, codes):
+    """(N,) int64, equal for items with equal features, of which only rows that share an ID are read: all others differ.
+
+    Args:
+        table: a `FeatureTable` (N, D).
+        codes: (N, L) int64, as the model gives them, so that equal features have equal codes.
+    """
+    groups = torch.arange(len(table))
+    alike = torch.from_numpy((collision_ranks(as_codes(codes))[1] > 1).nonzero()[0])
+    if len(alike):
+        keys = torch.cat([row_keys(table.rows(rows)) for rows in alike.split(4096)])
+        groups[alike] = len(table) + keys.unique(return_inverse=True)[1]
+    return groups
 
 
 def _add_moments(moments, features):

@@ -14,6 +14,7 @@ MANY_CODES = 1024           # with more, chunks are smaller, and k-means draws m
 BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
+_CANDIDATES = 8                     # codes that are looked at again, where no more are as near
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
 
@@ -53,15 +54,30 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 def _nearest(rows, codebook, offset, unsure):
     rows = rows if offset is None else rows - offset
-    nearest = distances(rows, codebook).min(dim=1)      # of (rows, K); of equals the first, as argmin, and faster
+    every = distances(rows, codebook)                   # (rows, K)
+    nearest = every.min(dim=1)                          # of equals the first, as argmin, and faster
     # Codes may lie in groups far apart: then the expanded square has cancelled whatever the mean of them all is.
     if unsure is None or not len(rows) or not nearest.values.min() < unsure[1]:
         return nearest.indices
     lost = nearest.values < unsure[0][nearest.indices]
     if lost.any():
-        exact = torch.cdist(rows[lost], codebook, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest.indices[lost] = exact.min(dim=1).indices
+        nearest.indices[lost] = _nearest_exactly(rows[lost], codebook, every[lost], unsure[0][nearest.indices[lost]])
     return nearest.indices
+
+
+def _nearest_exactly(rows, codebook, expanded, limits):
+    """(m,) codes nearest to rows (m, E) that lie on codes, or nearer than `limits` (m,), below which `expanded`
+    distances (m, K) cannot tell."""
+    few = min(_CANDIDATES, len(codebook))
+    near, places = expanded.topk(few, dim=1, largest=False)         # of the codes that may be meant, and some beyond
+    places = places.sort(dim=1).values                              # of equals the first
+    found = torch.cdist(rows[:, None], codebook[places], compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
+    found = places.gather(1, found[:, None])[:, 0]
+    unsure = near[:, -1] < 2 * limits                               # there may be more
+    if few < len(codebook) and unsure.any():
+        exact = torch.cdist(rows[unsure], codebook, compute_mode="donot_use_mm_for_euclid_dist")
+        found[unsure] = exact.min(dim=1).indices
+    return found
 
 
 def distances(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

@@ -66,12 +66,14 @@ class EpochReport:
     def _warn_of_collapse(self, row):
         sizes = [len(codebook) for codebook in self.run.model.quantizer.codebooks]
         for level, (used, codes) in enumerate(zip(row.get("codes_used", []), sizes), start=1):
-            if level > 1 and self.run.items < 2 * sizes[0]:
+            begun = self.run.model.latent_norm          # of the recipe, from the data
+            if level > 1 and (self.run.items < 2 * sizes[0] or begun):
                 break               # the first level may tell them apart, and no other has anything left to say
             if used < COLLAPSED * min(codes, self.run.items):
-                self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: it is "
-                         "collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "
-                         "or rqvae.recipe.start), lower the learning rate, or use fewer codes")
+                self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: " + (
+                    "are many items alike? If not, lower the learning rate, or use fewer codes" if begun else
+                    "it is collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "
+                    "or rqvae.recipe.start), lower the learning rate, or use fewer codes"))
                 return True
         return False
 
@@ -79,6 +81,12 @@ class EpochReport:
         self.bar.close()
         if self.events is not None:
             self.events.close()
+
+
+def shown(work, what, progress=True):
+    """An iterable as it is, with a bar on a terminal while it is gone through."""
+    return tqdm(work, desc=what, leave=False, delay=0.5, disable=None if progress else True,
+                bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}")
 
 
 def in_notebook() -> bool:

@@ -37,6 +37,26 @@ def test_nearest_codes_are_right_in_groups_far_apart(far, groups):
     assert torch.equal(functional.nearest_codes(x, codebook)[clear], table.argmin(dim=1)[clear])
 
 
+def test_rows_that_are_codes_find_themselves_without_a_second_look_at_all_codes(monkeypatch):
+    """As in k-means with thousands of clusters, where every other row may be one: the first of equal codes, too."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 5 * torch.randn(600, 32, generator=generator)
+    codebook = torch.cat([rows[:300], rows[100:150], rows[400:450] + 1e-4])
+    looked, cdist = [], torch.cdist
+
+    def counting(a, b, **options):
+        looked.append(b.shape[-2] if "donot" in options.get("compute_mode", "") else 0)
+        return cdist(a, b, **options)
+
+    monkeypatch.setattr(torch, "cdist", counting)
+    assert torch.equal(functional.nearest_codes(rows, codebook), brute_force_codes(rows, codebook))
+    assert 0 < max(looked) < 20
+    crowd = rows[:1] + 1e-3 * torch.randn(40, 32, generator=generator)       # more codes than that as near
+    assert torch.equal(functional.nearest_codes(crowd.repeat(2, 1), torch.cat([codebook, crowd])),
+                       brute_force_codes(crowd.repeat(2, 1), torch.cat([codebook, crowd])))
+    assert max(looked) == len(codebook) + len(crowd)
+
+
 @pytest.mark.parametrize("offset", [100.0, 1000.0])
 @pytest.mark.parametrize("width", [32, 256])
 def test_nearest_codes_are_right_far_from_the_origin(offset, width):

@@ -12,15 +12,17 @@ import torch
 from .. import __version__, distributed
 from ..codes import level_sizes
 from ..collisions import collision_report
-from ..evaluation import code_statistics
+from ..evaluation import code_statistics, feature_groups
 from ..ids.publishing import labels_beside, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards, save_shard
 from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
+from ..progress import shown
 from ..recipe.comparison import compare_new
-from ..report.assessment import FOREIGN, assess, foreign_error, holding_cost, is_suffix, resolving_cost, row_errors, some_rows, unsettled
+from ..report.assessment import (FOREIGN, assess, foreign_error, holding_cost, is_suffix, one_of_each, resolving_cost, row_errors,
+                                 some_rows, unsettled)
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
@@ -28,7 +30,7 @@ from ..report.taken import recommender_measures, taken_measures
 from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, comparison_measures, comparison_text, foreign_words,
                            freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
-from ..report.words import sizes_in_words
+from ..report.words import counted, sizes_in_words
 from .console import say
 from ..storage.checkpoint import weights_checksum
 from ..storage.files import together
@@ -113,16 +115,16 @@ def encoded(job) -> np.ndarray:
     distributed.require_same(table.checksum() if distributed.world_size() > 1 else "", f"the features in {table.source}")
     part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
     rows = part.rows(len(table))
-    codes = batch_inference(job.model, batches(table, rows, job.arguments.batch_size), job.device) if rows \
+    chunks = shown(list(chunked(rows, job.arguments.batch_size)), "encoding", not job.arguments.quiet and not distributed.rank())
+    codes = batch_inference(job.model, ({"features": table.rows(chunk)} for chunk in chunks), job.device) if rows \
         else torch.empty(0, len(job.model.quantizer.codebooks), dtype=torch.int64)
     codes = codes.reshape(len(codes), len(job.model.quantizer.codebooks))
     return distributed.join(codes.to(job.device)).cpu().numpy()
 
 
-def batches(table, rows, size):
-    """These rows of the table in order, a slice at a time."""
-    for first in range(rows.start, rows.stop, size):
-        yield {"features": table.rows(slice(first, min(first + size, rows.stop)))}
+def chunked(rows, size):
+    """A range of rows in order, a slice at a time."""
+    return (slice(first, min(first + size, rows.stop)) for first in range(rows.start, rows.stop, size))
 
 
 def write_shard(job, codes) -> int:
@@ -200,8 +202,8 @@ def beside_published(job, codes) -> str:
 
 def show(job, codes, table) -> None:
     """The IDs of a table's items in brief, as the model gives them."""
-    statistics = code_statistics(torch.from_numpy(codes), code_sizes(job.model))
-    say(summary(statistics, collision_report(codes)))
+    statistics, groups = code_statistics(torch.from_numpy(codes), code_sizes(job.model)), feature_groups(table, codes)
+    say(summary(statistics, collision_report(codes, features_groups=groups)))
     if warn_of_foreign(job, codes, table):
         return
     if job.new and uses_its_codes(job):     # few items, or items alike, use few codes of a model that is sound
@@ -212,7 +214,7 @@ def show(job, codes, table) -> None:
         return
     advice = "train again longer, with fewer --num-embeddings, or on more varied items" if job.model.latent_norm else \
         "train again with --preset tiger, which prevents this"
-    for sentence in collapse_advice(statistics, advice, items=unsettled(codes)):
+    for sentence in collapse_advice(statistics, advice, items=unsettled(codes[one_of_each(groups)])):
         say(f"WARNING: {sentence}")
 
 
@@ -253,7 +255,7 @@ def judge(job, codes, names, resolution=None) -> None:
     if job.against:
         measures += arrivals(job, codes if before is None else before)
     what = job.items.description if job.items else f"{len(codes):,} items"
-    about = f"{what}; {codes.shape[1]} levels of {sizes_in_words(sizes)} codes, {job.title}"
+    about = f"{what}; {counted(codes.shape[1], 'level')} of {sizes_in_words(sizes)} codes, {job.title}"
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")

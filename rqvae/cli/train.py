@@ -13,13 +13,13 @@ import torch
 
 from .. import distributed, recipe
 from ..collisions import collision_report
-from ..evaluation import code_statistics, evaluate_reconstruction, part_errors
+from ..evaluation import code_statistics, evaluate_reconstruction, feature_groups, part_errors
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
-from ..progress import event_writer_class
+from ..progress import event_writer_class, shown
 from ..recipe.scaling import unusual
-from ..report.assessment import unsettled
+from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
@@ -97,6 +97,8 @@ def prepare(arguments) -> Job:
         items = open_blended(settings, **how)
     table = items.dataset.table
     table.check()
+    if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
+        settings["val_fraction"] = 0.0      # a tenth or more of few items is not what anybody asked for
     settings = {**settings, **of_parts(table, settings)}
     if settings["preset"] != "documented":
         settings = {**by_rule(table, settings), **settings}
@@ -286,6 +288,7 @@ def train(job, stop):
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
     options, closed = {}, settings["preset"] == "closed"
+    bars = job.how["progress"] and not distributed.rank()
     if job.kept:
         job.model.to(job.device)
         options = hold(job.model, job.kept, train_loader, settings["epochs"])
@@ -293,7 +296,7 @@ def train(job, stop):
         job.model.to(job.device)
         if job.resume_from is None:
             recipe.start(job.model, train_loader, settings["seed"], weights=settings.get("weights"),
-                         progress=not distributed.rank())
+                         progress=bars)
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
                     warnings.warn(sentence)
@@ -304,7 +307,8 @@ def train(job, stop):
         options = {"monitor": "last" if closed else "val_recon_loss"}     # a closed catalogue knows less of new items with every epoch
         if settings["epochs"]:
             options["optimizers"] = recipe.configure_optimizers(job.model, steps, closed=closed)
-            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed)
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
+                                           progress=bars)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:
@@ -335,19 +339,23 @@ def report(job, history) -> None:
     by_part = dict(zip(table.names, part_errors(model, loader, job.device))) if model.parts else {}
     if model.parts:
         table.fill = model.feature_mean.cpu()       # stands for what is missing, from here on
-    codes = batch_inference(model, loader, job.device)
+    codes = batch_inference(model, shown(loader, "encoding", job.how["progress"]), job.device)
+    codes = codes.reshape(len(codes), -1)
+    groups = feature_groups(table, codes)
     statistics = code_statistics(codes, [len(codebook) for codebook in model.quantizer.codebooks])
-    errors = evaluate_reconstruction(model, loader, job.device)
+    errors = evaluate_reconstruction(model, shown(loader, "judging", job.how["progress"]), job.device)
+    if model.parts:             # each with its share, whatever its units
+        errors["relative_mse"] = errors["relative_mse_robust"]
     seconds = sum(row["seconds"] for row in history)
     say(f"\nTrained {len(history)} epochs in {seconds:.0f} s; over all items:" if history else
         "\nThe starting point, with no epoch trained; over all items:")
-    say(summary(statistics, collision_report(codes), errors["relative_mse"],
-                errors["relative_mse_robust"] if model.robust and model.draws_in() else None))
+    say(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
+                errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))
     for name, error in by_part.items():
         say(f"error of {name}: {error:.3f}, over the items that have it")
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
         "train longer, lower --num-embeddings, or give more and more varied items"
-    for sentence in collapse_advice(statistics, advice, items=unsettled(codes.reshape(len(codes), -1))):
+    for sentence in collapse_advice(statistics, advice, items=unsettled(codes[one_of_each(groups)])):
         say(f"WARNING: {sentence}")
     say(f"checkpoint: {best}")
     say(f"next: {command(job.program, 'infer', '--ckpt', best)}")

@@ -35,7 +35,7 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
         balance: see `functional.kmeans`.
         seed: of everything random here.
         weights: of the model's parts, if it has any, see `scaling.parts_scaling`.
-        progress: show a bar where it takes more than a second.
+        progress: show a bar on a terminal.
 
     Returns:
         The least error that IDs of this size can leave, see `scaling.attainable_error`; 1 without a linear path.
@@ -44,7 +44,15 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
     codebook = max(model.quantizer.codebooks, key=len)
     features = features.to(codebook.device, torch.promote_types(codebook.dtype, torch.float32))
     _warn_about_few(features, len(codebook))
+    with tqdm(total=len(model.quantizer.levels) + 1, desc="starting point", leave=False,
+              disable=None if progress else True,               # None: shown on a terminal only
+              bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}") as bar:
+        return _initialize(model, features, weights, balance, generator, bar)
+
+
+def _initialize(model, features, weights, balance, generator, bar):
     _set_scaling(model, features, weights)
+    bar.update(0.5)
     inputs = torch.cat([model.standardized(rows) for rows in features.split(1024)])         # (N, D)
     if model.encoder.linear is not None:
         model.encoder.linear.weight.copy_(_principal_directions(inputs, model.encoder.linear.out_features, generator))
@@ -56,15 +64,13 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
         latents = torch.cat([model.encode(rows) for rows in features.split(1024)]).to(features.dtype)      # (N, E)
     if model.decoder.linear is not None:
         model.decoder.linear.weight.copy_(_way_back(latents, inputs))
-    keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * len(codebook)]
+    bar.update(0.5)
+    keep = torch.randperm(len(latents), generator=generator)[:ROWS_PER_CODE * max(map(len, model.quantizer.codebooks))]
     residual = latents[keep.to(latents.device)]
-    with tqdm(total=len(model.quantizer.levels), desc="starting point", unit="level", leave=False, delay=0.5,
-              disable=None if progress else True,               # None: shown on a terminal only
-              bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}") as bar:
-        for done, level in enumerate(model.quantizer.levels):
-            level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator,
-                                      tick=lambda share: bar.update(done + share - bar.n)))
-            residual = residual - level.decode(level.encode(residual))
+    for done, level in enumerate(model.quantizer.levels, start=1):
+        level.set_codebook(kmeans(residual, level.num_embeddings, balance=balance, generator=generator,
+                                  tick=lambda share: bar.update(done + share - bar.n)))
+        residual = residual - level.decode(level.encode(residual))
     return attainable
 
 
@@ -129,6 +135,9 @@ def _warn_about_few(features, num_codes):
     if len(features) > 10 * num_codes:
         return
     distinct = len(features.unique(dim=0))
-    if distinct < num_codes:
-        warnings.warn(f"{len(features)} rows to train on, {distinct} of them distinct, cannot use the {num_codes} codes "
-                      "of a level; give more items or lower num_embeddings")
+    if 1 < distinct < num_codes:
+        which = f"{len(features)} rows to train on" if distinct == len(features) else \
+            f"the {distinct} distinct ones of {len(features)} rows to train on"
+        warnings.warn(f"{which} are fewer than the {num_codes} codes of a level: nearly every item has a first code to itself; "
+                      f"for prefixes that items share give more items or lower num_embeddings, to {max(2, distinct // 8)} for "
+                      "example")

@@ -7,6 +7,7 @@ import torch
 
 from ..functional import kmeans, nearest_codes
 from ..items.batches import keyed_generator
+from ..progress import shown
 
 EXACT_ITEMS = 16384             # up to here neighbours are searched among all items, beyond it within cells
 MOST_NUMBERS = 2**31            # items times width; beyond it items are not mixed, for the memory it takes, and
@@ -14,7 +15,7 @@ MOST_NUMBERS = 2**31            # items times width; beyond it items are not mix
 ROWS_PER_CHUNK = 1024
 
 
-def nearest_items(loader, count, *, view=None, seed=0) -> torch.Tensor:
+def nearest_items(loader, count, *, view=None, seed=0, progress=False) -> torch.Tensor:
     """The items of largest cosine to each item, seen from their common mean; the item itself left out.
 
     Beyond EXACT_ITEMS they are searched within cells of a few thousand similar items, and items are held
@@ -25,6 +26,7 @@ def nearest_items(loader, count, *, view=None, seed=0) -> torch.Tensor:
         count: how many are wanted.
         view: what of the features is compared, (B, D) -> (B, D), such as `RqVae.standardized`; themselves if None.
         seed: of the cells.
+        progress: show a bar on a terminal.
 
     Returns:
         (N, n) int64 positions, n the lesser of `count` and N - 1.
@@ -32,7 +34,7 @@ def nearest_items(loader, count, *, view=None, seed=0) -> torch.Tensor:
     unit = _unit_rows(loader, view or (lambda rows: rows))
     count = min(count, len(unit) - 1)
     near = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
-    for cell in _cells(unit, seed):
+    for cell in shown(_cells(unit, seed), "neighbours", progress):
         pool = unit[cell].float()
         others = max(len(cell) - 1, 1)          # an item alone in its cell is its own neighbour
         for rows in torch.arange(len(cell), device=unit.device).split(ROWS_PER_CHUNK):

@@ -52,9 +52,9 @@ def batch_size(num_items: int) -> int:
 
 
 def epochs(num_items: int, *, fine: bool = False) -> int:
-    """10, and fewer from 170,000 items on. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as num_items to
-    the 0.4: 36 epochs for 20,000 items."""
-    wanted = max(5, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
+    """10, and fewer from 170,000 items on: 3 for a million. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as
+    num_items to the 0.4: 36 epochs for 20,000 items, and 5 at least."""
+    wanted = max(5 if fine else 2, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
     return wanted if fine else min(wanted, 10)
 
 
@@ -104,7 +104,7 @@ def start(model, loader, seed=0, *, weights=None, progress=False) -> None:
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 
 
-def training(model, loader, max_epochs, seed=0, *, closed=False):
+def training(model, loader, max_epochs, seed=0, *, closed=False, progress=False):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -113,6 +113,7 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
         max_epochs: of the whole training.
         seed: of what is drawn.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
+        progress: show a bar on a terminal while neighbours are sought.
     """
     if not isinstance(loader, FeatureLoader):
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
@@ -121,5 +122,5 @@ def training(model, loader, max_epochs, seed=0, *, closed=False):
     model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader))
     if closed or rows < 2 or rows * width > MOST_NUMBERS:
         return loader
-    near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed)
+    near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed, progress=progress)
     return NeighbourMixing(loader, near, reach=REACH, seed=seed)

@@ -13,10 +13,10 @@ import torch
 
 from ..codes import as_codes, level_sizes
 from ..collisions import collision_ranks, collision_report
-from ..evaluation import code_statistics, counted_errors, row_keys
+from ..evaluation import code_statistics, counted_errors, counted_part_errors, row_keys
 from ..inference import evaluating, model_device
 from .neighbours import neighbour_quality, shared_prefix_lift
-from .words import percent
+from .words import counted, percent
 
 FOREIGN = 1.05          # an error from which on features are not what the model knows
 FAIR = 1.5              # what misses its bound by less than this factor is fair
@@ -30,6 +30,10 @@ BITS = 24
 SMALL = 10_000          # items: among more of them the ten nearest are harder to hit
 ENOUGH = 4              # items a code, from which on the use of codes and the lift can be judged
 HOPELESS = 0.9          # an error that is poor with any number of codes
+SOME = 10               # items: the error of fewer says nothing of others
+DISTINCT = 50           # items: among fewer the ten nearest are found by chance
+ROOMY = 10              # IDs that there could be, an item
+FEW_ALIKE = 0.05        # share of the items that may be exactly like others without a word
 
 
 class Standard(NamedTuple):
@@ -59,6 +63,8 @@ HEALTHY = {
     # published IDs some per cent.
     "shared": Standard(0.0, "at most", "give every item an ID of its own; infer does, without --unique none"),
     "resolved": Standard(0.0, "at most", "resolve by --unique"),
+    # By chance alone 5 % of the items collide where there are ten IDs an item.
+    "room": Standard(ROOMY, "at least", "train with more --num-embeddings or --num-quantizers"),
     # Residual k-means and all that recommended as well find 0.38 or more.
     "recall": Standard(0.35, "at least", "train longer, or with more --num-embeddings or --num-quantizers"),
     # At K = 256; of IDs that carry content between 7 and 24 for items that people took one after the other, near 90 for
@@ -72,7 +78,8 @@ QUESTIONS = {
              "Items held out took no part in training; they tell how new items will fare. Below 0.4 or so a lower error is no sign "
              "of better recommendation: IDs with 0.09, 0.25, 0.38 and 0.41 recommended alike."),
     "used": ("Are all codes in use?",
-             "Perplexity is the number of codes that a level uses in effect: all, if each has as many items."),
+             "Perplexity is the number of codes that a level uses in effect: all, if each has as many items. Items with the "
+             "same features count once."),
     "apart": ("Does every item have an ID of its own?",
               "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ. IDs of "
               "which 7 % collided recommended 8 % worse than the same made unique."),
@@ -93,6 +100,10 @@ QUESTIONS = {
                 "A recommender hardly says a beginning that it never saw. In brackets the same of the published items, each beside "
                 "the others: what to expect of new ones of their kind."),
 }
+
+
+# The remedy for codes out of use where the preset that prevents it was in use already.
+TRAINED_SO = "train longer, lower --num-embeddings, or give more varied items"
 
 
 class Measure(NamedTuple):
@@ -133,20 +144,30 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
         pairs: (P, 2) rows of items that go together, or None.
     """
     codes = torch.as_tensor(codes).reshape(len(codes), -1)
+    before = codes if before is None else torch.as_tensor(before).reshape(len(codes), -1)
     sizes = level_sizes(num_embeddings, codes.shape[1])
-    groups, found = None, []
+    groups, found, distinct = None, [], codes
     if features is not None:
         errors, spreads, groups = row_errors(features, codes, model)
+        distinct = codes[one_of_each(groups, last=(before != codes).any(dim=1))]
         if model is not None:
             found += _error_measures(errors, spreads, split, _bits(sizes))
+            found += _part_measures(features, codes, model) if model.parts else []
     known = model is None or split is not None          # new items that are few or alike use few codes of a sound model
-    found += _use_measures(code_statistics(codes, sizes), unsettled(codes), known)
-    collisions = collision_report(codes if before is None else before, features_groups=groups)
-    found += _collision_measures(collisions, resolved, math.prod(sizes))
+    balanced = model is not None and model.latent_norm
+    found += _use_measures(code_statistics(distinct, sizes), unsettled(distinct), known, balanced)
+    found += _collision_measures(collision_report(before, features_groups=groups), resolved, math.prod(sizes))
     quality = {} if features is None else neighbour_quality(model, features, codes)
     if pairs is not None:
         quality["pair_lift"] = shared_prefix_lift(codes, pairs)
-    return found + _neighbour_measures(quality, codes, sizes)
+    return found + _neighbour_measures(quality, codes, sizes, len(distinct))
+
+
+def one_of_each(groups, last=None) -> np.ndarray:
+    """(distinct,) a row of each of the groups (N,), one that `last` (N,) bool does not name where there is such."""
+    groups = np.asarray(groups)
+    order = np.arange(len(groups)) if last is None else np.argsort(np.asarray(last), kind="stable")
+    return np.sort(order[np.unique(groups[order], return_index=True)[1]])
 
 
 def row_errors(features, codes, model=None):
@@ -161,7 +182,7 @@ def row_errors(features, codes, model=None):
         keys.append(row_keys(items))
         if model is not None:
             said = decoded(model, codes[chunk])
-            if model.robust and model.draws_in():       # what lies far out would be all of the error
+            if model.robust and (model.parts or model.draws_in()):      # what lies far out, or is large, would be all of it
                 items, said = items.to(model_device(model)), said.to(model_device(model))
                 error, spreads[-1] = (part.cpu() for part in counted_errors(model, items, said))
                 errors.append(error)
@@ -247,26 +268,44 @@ def _error_measures(errors, spreads, split, bits):
         spread = spreads[rows].sum().item()
         error = errors[rows].sum().item() / spread if spread else float("nan")
         bound = HEALTHY[name].bound
-        return _judged("kept", label, f"{error:.3f}", error, name, judge=bits >= BITS or error > HOPELESS,
-                       healthy=f"at most {bound:.2f}" if bits >= BITS else f"at most {bound:.2f} with 3 x 256 codes")
+        few = len(errors[rows]) < SOME
+        return _judged("kept", label, _figure(error, 3), error, name, judge=not few and (bits >= BITS or error > HOPELESS),
+                       healthy=f"at most {bound:.2f}" + (", with more items" if few else
+                                                         "" if bits >= BITS else " with 3 x 256 codes"))
 
     if split is None:
         return [measure("error of these items", "new error", slice(None))]
     trained, held_out = split
-    found = [measure(f"error of the {len(trained):,} items trained on", "trained error", trained)]
+    found = [measure(f"error of the {counted(len(trained), 'item')} trained on", "trained error", trained)]
     if len(held_out):
-        found.append(measure(f"error of the {len(held_out):,} items held out", "new error", held_out))
+        found.append(measure(f"error of the {counted(len(held_out), 'item')} held out", "new error", held_out))
     return found
+
+
+def _part_measures(features, codes, model):
+    """The error of each of several embeddings an item, over the items that have it."""
+    sums = torch.zeros(2, len(model.parts), dtype=torch.float64)
+    for start in range(0, len(features), ROWS_PER_CHUNK):
+        rows = slice(start, start + ROWS_PER_CHUNK)
+        said = decoded(model, codes[rows]).to(model_device(model))
+        sums += counted_part_errors(model, features.rows(rows).to(said.device), said)
+    names = getattr(features, "names", None) or [f"part {number}" for number in range(1, len(model.parts) + 1)]
+    return [Measure("kept", f"error of {name}", _figure(error, 3)) for name, error in zip(names, (sums[0] / sums[1]).tolist())]
+
+
+def _figure(number, digits):
+    return "-" if math.isnan(number) else f"{number:.{digits}f}"
 
 
 def unsettled(codes) -> list:
     """For each level how many items (N, L) the levels before it have not told apart: N, those that share their first
-    code, ... What tells all items apart has no use for more codes."""
+    code, ... What tells all items apart has no use for more codes, nor what has only items of equal features left."""
     shared = [collision_report(codes[:, :length])["colliding_items"] for length in range(1, codes.shape[1])]
     return [len(codes), *shared]
 
 
-def _use_measures(statistics, unsettled_items, known):
+def _use_measures(statistics, unsettled_items, known, balanced):
+    """`known`: the items of the training; `balanced`: codes of --preset tiger, which no remedy need name again."""
     found = []
     for level, ((used, rate, evenness), items) in enumerate(zip(per_level(statistics), unsettled_items), start=1):
         codes = codes_of(used, rate)
@@ -279,45 +318,53 @@ def _use_measures(statistics, unsettled_items, known):
         bound = HEALTHY["perplexity"].bound
         found.append(_judged("used", f"level {level}: perplexity", f"{evenness:.1f}", evenness, "perplexity",
                              bound=bound * room, healthy=f"at least {bound * codes:.0f}{more}", judge=judge))
-    return found
+    return [measure._replace(remedy=measure.remedy and TRAINED_SO) for measure in found] if balanced else found
 
 
 def _collision_measures(collisions, resolved, room):
     items = collisions["items"]
     same = collisions.get("unavoidable_collisions", 0)
     rate = collisions["collision_rate"]
+    beyond = rate - same / items            # what identical items cause is no fault of the IDs
+    healthy = " beyond identical items" if same else ""
+    found = []
+    if room < ROOMY * items:
+        found.append(_judged("apart", "possible IDs", f"{room:,}", room / items, "room",
+                             healthy=f"at least {ROOMY * items:,}"))
     if resolved is None:
-        bound = HEALTHY["shared"].bound + same / items
-        found = [_judged("apart", "collision rate", percent(rate), rate, "shared", bound=bound,
-                         healthy=f"at most {percent(bound)}" if same else "0 %"),
-                 Measure("apart", "most items on one ID", f"{collisions['largest_collision']:,}")]
+        found += [_judged("apart", "collision rate", percent(rate), beyond, "shared", healthy=f"0 %{healthy}"),
+                  Measure("apart", "most items on one ID", f"{collisions['largest_collision']:,}")]
     else:
         # The share that collides when items draw their IDs at random from `room`.
         chance = 1 + room * math.expm1(-items / room) / items
-        bound = HEALTHY["collisions"].bound + chance + same / items
-        after = resolved["collision_rate"]
-        found = [_judged("apart", "collision rate before resolving", percent(rate), rate, "collisions", bound=bound,
-                         healthy=f"at most {percent(bound)}", judge=bound < 0.5)._replace(remedy=""),
-                 _judged("apart", "collision rate after resolving", percent(after), after, "resolved", healthy="0 %")]
+        bound, after = HEALTHY["collisions"].bound + chance, resolved["collision_rate"]
+        tells = bound < 0.5                 # else there are too few IDs, whatever the model
+        found += [_judged("apart", "collision rate before resolving", percent(rate), beyond, "collisions", bound=bound,
+                          healthy=f"at most {percent(bound)}{healthy}" if tells else " ", judge=tells)._replace(remedy=""),
+                  _judged("apart", "collision rate after resolving", percent(after), after, "resolved", healthy="0 %")]
     if same:
-        found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}"))
+        found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}", remedy=(
+            "no ID can tell these apart, as their features do not: give features in which they differ, or each once")
+            if same > FEW_ALIKE * items else ""))
     return found
 
 
-def _neighbour_measures(quality, codes, sizes):
+def _neighbour_measures(quality, codes, sizes, distinct):
+    """`distinct`: items without their doubles; the ten nearest of many that are alike are any ten."""
     found = []
-    judge = len(codes) <= SMALL and _bits(sizes) >= BITS
-    healthy = f"at least {HEALTHY['recall'].bound:.2f}" + ("" if judge else " in small catalogues")
+    unlike = " with 3 x 256 codes" if _bits(sizes) < BITS else " in small catalogues" if len(codes) > SMALL else \
+        ", with more items" if distinct < DISTINCT else " where items differ" if distinct < (1 - FEW_ALIKE) * len(codes) else ""
+    healthy, judge = f"at least {HEALTHY['recall'].bound:.2f}{unlike}", not unlike
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
                        ("recall_item", "neighbours found, item to IDs")):
         if key in quality:
-            found.append(_judged("alike", label, f"{quality[key]:.3f}", quality[key], "recall", healthy=healthy,
+            found.append(_judged("alike", label, _figure(quality[key], 3), quality[key], "recall", healthy=healthy,
                                  judge=judge))
     bound = HEALTHY["lift"].bound * math.sqrt(sizes[0] / 256)        # most of it comes from the first code
     enough = len(codes) >= ENOUGH * sizes[0]
     for key, label in (("neighbour_lift", "lift of neighbours"), ("pair_lift", "lift of the given pairs")):
         if key in quality:
-            found.append(_judged("alike", label, f"{quality[key]:.1f}", quality[key], "lift", bound=bound,
+            found.append(_judged("alike", label, _figure(quality[key], 1), quality[key], "lift", bound=bound,
                                  healthy=f"at least {bound:.0f}" + ("" if enough else ", with more items"),
                                  judge=enough))
     return found

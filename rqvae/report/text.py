@@ -5,6 +5,7 @@ Shapes:  N items   L levels
 
 from __future__ import annotations
 
+import math
 import textwrap
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from ..collisions import collision_report, id_keys, run_starts
 from ..storage.words import shown
 from .assessment import QUESTIONS, Measure, codes_of, per_level, usable_codes
-from .words import percent, sizes_in_words, table
+from .words import counted, percent, sizes_in_words, table
 
 RETRAIN_FROM = 1.25     # times the error of held-out items; a judgement: far above chance, far below another catalogue
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
@@ -167,6 +168,8 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
         lines.append(f"reconstruction error: {robust:.3f} of the features' variance (0 is perfect, 1 is no better than the "
                      f"mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, nearly all of it of few "
                      "rows or columns")
+    elif relative_mse is not None and math.isnan(relative_mse):
+        lines.append("reconstruction error: none to speak of, as all items have the same features")
     elif relative_mse is not None:
         lines.append(f"reconstruction error: {relative_mse:.3f} of the features' variance "
                      "(0 is perfect, 1 is no better than the mean)")
@@ -174,12 +177,13 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
         ["level", "codes used", "of", "perplexity"],
         [[level, used, codes_of(used, rate) if rate else "?", f"{evenness:.1f}"]
          for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1)]))
-    lines.append(
-        f"collision rate: {percent(collisions['collision_rate'])} ({collisions['items']:,} items, "
-        f"{collisions['distinct_ids']:,} distinct IDs, at most {collisions['largest_collision']:,} items share one)")
-    if collisions.get("unavoidable_collisions"):
-        lines.append(f"of these, {collisions['unavoidable_collisions']:,} items have exactly the features of another: "
-                     "no tokenizer can tell them apart")
+    shared = f"{counted(collisions['distinct_ids'], 'distinct ID')}, at most {collisions['largest_collision']:,} items share one"
+    lines.append(f"collision rate: {percent(collisions['collision_rate'])} ({counted(collisions['items'], 'item')}, "
+                 f"{shared if collisions['largest_collision'] > 1 else 'no two share an ID'})")
+    same = collisions.get("unavoidable_collisions")
+    if same:
+        lines.append(f"  {percent(same / collisions['items'])} of that are {counted(same, 'item')} with exactly the features of an "
+                     "earlier one: no tokenizer can tell them apart")
     return "\n".join(lines)
 
 

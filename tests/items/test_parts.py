@@ -101,8 +101,12 @@ def test_from_the_command_line_to_ids(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     errors = [float(re.search(rf"error of {name}: ([\d.]+)", out)[1]) for name in ("text.npy", "image.npy")]
     assert max(errors) < 0.6 and "image.npy is missing for 50 of 200 items" in err
+    whole = float(re.search(r"reconstruction error: ([\d.]+)", out)[1])          # each part with its share, what is missing with none
+    assert min(errors) - 0.01 <= whole <= max(errors) + 0.01
     assert infer.main(["--ckpt", "--output", "ids.npy", "--report"]) == 0
     assert np.load("ids.npy").shape == (200, 3)
+    said = capsys.readouterr().out
+    assert all(re.search(rf"error of {name} +[\d.]+\n", said) for name in ("text.npy", "image.npy"))
     assert train.main(["--data", "text.npy", "image.npy", "--weights", "1", "--overwrite", *small]) == 2
     assert "a number above 0 for each of the 2 files" in capsys.readouterr().err
     assert infer.main(["--ckpt", "--data", "image.npy", "text.npy", "--output", "other.npy"]) == 2

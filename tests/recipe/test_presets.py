@@ -30,7 +30,7 @@ def test_epochs_fall_with_the_catalogue():
     sizes = (1, 100, 3_500, 20_000, 10**5, 10**6, 10**8)
     found = [recipe.epochs(n, fine=True) for n in sizes]
     assert found == sorted(found, reverse=True) and found[0] == 100 and found[-1] == 5
-    assert [recipe.epochs(n) for n in sizes] == [10, 10, 10, 10, 10, 5, 5]
+    assert [recipe.epochs(n) for n in sizes] == [10, 10, 10, 10, 10, 3, 2]
 
 
 def test_the_fine_recipe_is_the_default_but_wider():

@@ -82,6 +82,8 @@ def test_new_items_that_are_alike_do_not_make_a_model_collapsed(tokenizer):
     rows = open_features(table.rows(torch.zeros(20, dtype=torch.int64)))
     assert labelled(assess(few, 8, model=model, features=rows))["level 1: codes used"].verdict == ""
     split = torch.arange(20), torch.arange(0)
+    assert labelled(assess(few, 8, model=model, features=rows, split=split))["level 1: codes used"].verdict == ""    # equal items
+    rows = open_features(table.rows(torch.arange(20)))
     assert labelled(assess(few, 8, model=model, features=rows, split=split))["level 1: codes used"].verdict == "poor"
 
 
@@ -118,7 +120,7 @@ def test_identical_items_are_counted_and_allowed_for(tokenizer):
     twice = open_features(torch.cat([rows, rows]))
     measures = labelled(assess(model.generate_semantic_ids(twice.rows(slice(None))), 8, model=model, features=twice))
     assert measures["items exactly like an earlier one"].value == "300"
-    assert measures["collision rate"].healthy == "at most 50.00 %"
+    assert measures["collision rate"].healthy == "0 % beyond identical items"
 
 
 def test_with_fewer_bits_than_were_measured_only_a_hopeless_error_is_judged(tokenizer):
@@ -152,3 +154,59 @@ def test_one_moved_row_has_its_cost_too(tokenizer):
     (worse, spread, _), (better, _, _) = row_errors(table, after, model), row_errors(table, codes, model)
     assert resolving_cost(model, table, codes.numpy(), after.numpy(), np.array([5])) == pytest.approx(
         ((worse.sum() - better.sum()) / spread.sum()).item(), rel=1e-5)
+
+
+def test_items_with_equal_features_are_no_fault_of_the_codes_and_are_named(tokenizer):
+    """Twenty items, each twice: they use as many codes as there are kinds, collide, and no advice would help."""
+    model, table, codes = tokenizer
+    kinds = np.unique(codes.numpy(), axis=0, return_index=True)[1][:20]
+    rows = torch.from_numpy(np.concatenate([kinds, kinds]))
+    many, features = codes[rows], open_features(table.rows(rows))
+    found = labelled(assess(many, 8, model=model, features=features, split=(torch.arange(20), torch.arange(20, 40)),
+                            before=many, resolved=collision_report(torch.arange(40))))
+    once = labelled(assess(codes[kinds], 8, model=model, features=open_features(table.rows(kinds)),
+                           split=(torch.arange(20), torch.arange(0))))
+    assert all(found[label] == measure for label, measure in once.items() if label.startswith("level"))
+    assert found["collision rate before resolving"][2:5] == ("50.00 %", "at most 15.81 % beyond identical items", "good")
+    alike = found["items exactly like an earlier one"]
+    assert alike.value == "20" and "give features in which they differ" in alike.remedy
+
+
+def test_fewer_ids_than_items_are_the_thing_to_change():
+    codes = torch.randint(16, (2000, 2))
+    found = labelled(assess(codes, 16, before=codes, resolved=collision_report(torch.arange(2000))))
+    assert found["possible IDs"][2:5] == ("256", "at least 20,000", "poor") and "--num-embeddings" in found["possible IDs"].remedy
+    assert found["collision rate before resolving"][3:5] == (" ", "")
+    assert "possible IDs" not in labelled(assess(codes[:20], 16))
+
+
+def test_the_error_of_a_handful_of_items_is_not_judged(tokenizer):
+    model, table, codes = tokenizer
+    found = labelled(assess(codes, 8, model=model, features=table, split=(torch.arange(299), torch.arange(299, 300))))
+    assert found["error of the 1 item held out"][3:5] == ("at most 0.55, with more items", "")
+
+
+def test_a_model_of_the_recipe_is_not_told_to_become_one():
+    features = clustered(300)
+    model = RqVae(12, 16, 16, 64, num_quantizers=2, linear_path=True, standardize=True, latent_norm=True)
+    initialize(model, features)
+    collapsed = torch.zeros(300, 2, dtype=torch.int64)
+    for judged, advice in ((model, "more varied items"), (None, "--preset tiger")):
+        split = (torch.arange(290), torch.arange(290, 300)) if judged else None
+        used = labelled(assess(collapsed, 64, model=judged, features=open_features(features) if judged else None, split=split))
+        assert used["level 1: codes used"].verdict == "poor" and advice in used["level 1: codes used"].remedy
+
+
+def test_the_error_of_each_part_stands_in_the_report():
+    features = torch.cat([clustered(300, 8), clustered(300, 4, seed=1)], dim=1)
+    features[::3, 8:] = float("nan")
+    model = RqVae(12, 16, 8, 16, num_quantizers=2, linear_path=True, standardize=True, robust=True, parts=[8, 4]).eval()
+    initialize(model, features)
+    table = open_features({"text": features[:, :8], "image": features[:, 8:]})
+    table.fill = model.feature_mean
+    codes = model.generate_semantic_ids(features)
+    found = labelled(assess(codes, 16, model=model, features=table))
+    there = torch.arange(300) % 3 > 0
+    said, given = model.standardized(model.decode(codes))[there, 8:], model.standardized(features)[there, 8:]
+    assert found["error of image"].value == f"{((said - given).square().sum() / given.square().sum()).item():.3f}"
+    assert found["error of text"].value != found["error of image"].value
