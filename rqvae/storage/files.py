@@ -265,7 +265,9 @@ def _name_all(waiting):
     def below(folder):
         return [file for file in waiting if folder in (file.target.parent, *file.target.parent.parents)]
 
-    home = max((file.target.parent for file in reversed(waiting)), key=lambda folder: len(below(folder)))
+    folders = [file.target.parent for file in reversed(waiting)]
+    # A file that lies alone, such as a page above the folder of its IDs, is no place that the next writer of these tidies.
+    home = max([folder for folder in folders if folders.count(folder) > 1] or folders, key=lambda folder: len(below(folder)))
     inside = below(home)
     order = [*(file for file in waiting if file not in inside), *inside]
     with locks.naming_in(file.target.parent for file in waiting):
