@@ -33,7 +33,7 @@ from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import require_the_same
 from .verify import prepare_verify
-from .sources import Items, as_recorded, like_recorded, open_blended, open_interactions, open_items
+from .sources import Items, as_recorded, like_recorded, open_interactions, open_items, open_named
 
 
 class Job(NamedTuple):
@@ -262,12 +262,15 @@ def find_items(arguments, notes, device) -> tuple:
         given = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
     elif notes:
         given = like_recorded(given, notes, arguments.ckpt)
+    items = open_named(given, blended=blended, **how)
     if not blended:
-        return open_items(**given, **how), recalled
-    items = open_blended(given, **how)
+        return items, recalled
     if items.interactions is None:
         warnings.warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these items "
                       "are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
+    elif arguments.report is not None:
+        warnings.warn("the IDs are made with the interactions that the report looks at, and its figures flatter them; write the "
+                      "IDs, and judge them by --ids FILE --report --interactions HELD_OUT")
     return items, recalled and arguments.interactions is None
 
 

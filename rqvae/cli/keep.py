@@ -98,7 +98,8 @@ def hold(model, kept, loader, epochs) -> dict:
     model.learning_rate = kept.learning_rate
     others = BalancedAssignment(loader.num_rows, model.quantizer, steps, fade=1e-9)     # codes stay as they are priced
     model.assign = HeldAssignment(kept.codes[loader.rows].to(others.cell.device), others)
-    return {"optimizers": recipe.configure_optimizers(model, steps, held=True), "monitor": "last"}      # the longer it is held, the more is kept
+    # The longer it is held, the more is kept.
+    return {"optimizers": recipe.configure_optimizers(model, steps, held=True), "monitor": "last"}
 
 
 def name_codes(path, kept, table, device) -> str:

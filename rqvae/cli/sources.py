@@ -67,17 +67,20 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
     return Items(dataset, f"{rows:,} items of {width} features from {shown(source)}", places)
 
 
-def open_blended(options, *, device="auto", may_load=True) -> Items:
-    """The items that the options name, with features that know what users did, where they name that as well.
+def open_named(options, *, blended, device="auto", may_load=True) -> Items:
+    """The items that the options name.
 
     Args:
         options: option -> value, of item_options.OPTIONS and INTERACTIONS.
+        blended: whether features are to know what users did, where the options name that as well.
         device, may_load: as in `open_items`.
 
     Raises: as `open_items` and `open_interactions`.
     """
-    named = {name: options.get(name) for name in INTERACTIONS}
     items = open_items(**{name: options.get(name) for name in OPTIONS}, device=device, may_load=may_load)
+    if not blended:
+        return items
+    named = {name: options.get(name) for name in INTERACTIONS}
     table, places = items.dataset.table, items.places
     interactions = open_interactions(len(table), table.item_ids, **named, p5=places["p5"], split=places["split"])
     if interactions is None:

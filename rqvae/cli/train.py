@@ -29,7 +29,7 @@ from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import identity
-from .sources import Items, as_recorded, open_blended, open_items
+from .sources import Items, as_recorded, open_named
 from .threads import training_threads
 from .train_options import DEFAULTS
 
@@ -89,12 +89,8 @@ def prepare(arguments) -> Job:
     check_writable(folder)
     if arguments.tensorboard:
         event_writer_class()                # a missing package is found before any work
-    how = {"device": device,
-           "may_load": resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5)}
-    if settings["preset"] == "documented":
-        items = open_items(**{name: settings.get(name) for name in OPTIONS}, **how)
-    else:
-        items = open_blended(settings, **how)
+    items = open_named(settings, blended=settings["preset"] != "documented", device=device,
+                       may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
     table = items.dataset.table
     table.check()
     if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
@@ -304,7 +300,7 @@ def train(job, stop):
             loaded = load_checkpoint(job.resume_from)
             job.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], job.resume_from)
         steps = settings["epochs"] * len(train_loader)
-        options = {"monitor": "last" if closed else "val_recon_loss"}     # a closed catalogue knows less of new items with every epoch
+        options = {"monitor": "last" if closed else "val_recon_loss"}   # which knows less of new items with every epoch
         if settings["epochs"]:
             options["optimizers"] = recipe.configure_optimizers(job.model, steps, closed=closed)
             train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,

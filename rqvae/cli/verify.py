@@ -14,7 +14,7 @@ from ..items.tables import TableRows
 from ..storage.checkpoint import weights_checksum
 from .console import say
 from .item_options import INTERACTIONS, OPTIONS
-from .sources import as_recorded, open_blended, open_items
+from .sources import as_recorded, open_named
 
 LISTED = 5
 
@@ -36,12 +36,10 @@ def prepare_verify(arguments, model, checkpoint, device):
                          f"weights ({weights[:8]}...); name the one that made it by --ckpt")
     noted = manifest.get("features") or {}
     places = noted.get("places") or {}
-    names = (*OPTIONS, *INTERACTIONS) if places.get("blended") else OPTIONS
-    given = {name: getattr(arguments, name) for name in names}
+    given = {name: getattr(arguments, name) for name in (*OPTIONS, *INTERACTIONS)}
     if not any(given[source] for source in ("data", "texts", "p5")):
-        given = as_recorded({**{name: places.get(name) for name in names}, "encoder": None}, path, noted.get("folder"))
-    items = open_blended(given, device=device) if places.get("blended") else open_items(**given, device=device)
-    table = items.dataset.table
+        given = as_recorded({**{name: places.get(name) for name in given}, "encoder": None}, path, noted.get("folder"))
+    table = open_named(given, blended=places.get("blended"), device=device).dataset.table
     table.check()
     if not table.has_checksum(noted.get("checksum")):
         raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "

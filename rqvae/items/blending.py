@@ -69,7 +69,7 @@ class BlendedTable:
         self._table.check(chunk_rows, rows)
 
     def checksum(self, rows=None, *, earlier=False) -> str:
-        """32 hex digits, or a few more, that tell these features and interactions from any others."""
+        """"blended:" and 32 hex digits, which tell these features and interactions from any others."""
         digest = hashlib.blake2b(self._table.checksum(rows, earlier=earlier).encode(), digest_size=16)
         for part in (self._interactions.items, self._interactions.offsets):
             digest.update(np.ascontiguousarray(part, "<i8"))
