@@ -10,16 +10,20 @@ Shapes:  N rows (items)   D feature width   B rows read at once
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import re
+import stat
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
 
-_MAPPED_ROWS = 32               # gathered from a memory map at once: Linux may map 2 MiB for each
-_SLOW = 2**28                   # bytes from which reading rows out of columns is worth a warning
+_SLOW = 2**30                   # bytes of columns that are read out of their file again and again; fewer go into memory
+_NEAR = 2**14                   # bytes between two numbers of a column that are read along with them
+_PIECE = 2**20                  # numbers of a column held at once
+_MAPS, _MEMORY = "/proc/self/maps", "/proc/self/mem"        # what lies at an address, and its bytes: Linux has them
 _KINDS = {"U": "text", "S": "text", "b": "booleans", "c": "complex numbers", "M": "dates",
           "m": "time spans", "V": "records or raw bytes"}
 
@@ -29,7 +33,7 @@ class NoRows(ValueError):
 
 
 class ArrayBlock:
-    """Rows of a numpy array, in memory or memory-mapped; bfloat16 comes as its uint16 bits."""
+    """Rows of a numpy array in memory; bfloat16 comes as its uint16 bits."""
 
     def __init__(self, array, *, bfloat16=False):
         self.shape = array.shape
@@ -38,44 +42,35 @@ class ArrayBlock:
 
     def read(self, rows):
         """(B, D) rows in working precision."""
-        mapping = _file_map(self._array)
-        if mapping is not None:
-            return _working(self._read_mapped(rows, mapping), self.dtype)
         raw = self._array[rows]
         return _working(raw.copy() if isinstance(rows, slice) else raw, self.dtype)
 
     def close(self):
         """Nothing to close: the array belongs to whoever made it."""
 
-    def _read_mapped(self, rows, mapping):
-        """Read and give the pages back, or they would pile up in resident memory."""
-        if isinstance(rows, slice) or not self._array.flags.c_contiguous:
-            raw = np.array(self._array[rows])
-            mapping.madvise(mmap.MADV_DONTNEED)
-            return raw
-        raw = np.empty((len(rows), self.shape[1]), self._array.dtype)
-        for first in range(0, len(rows), _MAPPED_ROWS):
-            raw[first:first + _MAPPED_ROWS] = self._array[rows[first:first + _MAPPED_ROWS]]
-            mapping.madvise(mmap.MADV_DONTNEED)
-        return raw
-
 
 class FileBlock:
-    """Rows that lie one after the other in a file, read by position.
+    """Rows of numbers in a file, read by position.
 
     Not memory-mapped: rows that were read do not pile up in resident memory, a file that shrinks
     under us is an error and not a bus error, and nothing is read ahead of a random gather.
 
     Args:
+        offset: the byte at which the first row begins.
+        strides: bytes from a row to the next and from a column to the next, one of which is the size of a number;
+            unless said, the rows lie one after the other.
         seen: `os.stat` of the file when its header was read; it has to stay the same file, as it was then.
+        writable: whether who gave us the rows may go on writing to them, and the file has to keep its size alone.
     """
 
     _file = None                # opened at the first read, and anew in every process
 
-    def __init__(self, path, offset, shape, stored, *, bfloat16=False, seen=None):
+    def __init__(self, path, offset, shape, stored, *, strides=None, bfloat16=False, seen=None, writable=False):
         self.shape = shape
         self.dtype = "bfloat16" if bfloat16 else stored.name
         self._path, self._offset, self._stored = os.path.abspath(path), offset, stored
+        self._strides = strides or (shape[1] * stored.itemsize, stored.itemsize)
+        self._watched = 3 if writable else 4            # of `_identity`
         self._seen = _identity(seen or os.stat(path))
 
     def read(self, rows):
@@ -83,26 +78,18 @@ class FileBlock:
 
         Raises:
             ValueError: the file is no longer what it was.
+            OSError: it cannot be read.
         """
         return _working(self.raw(rows), self.dtype)
 
     def raw(self, rows):
         """(B, D) rows as they are stored."""
-        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        raw = np.empty((count, self.shape[1]), self._stored)
-        buffer = memoryview(raw.reshape(-1).view(np.uint8))
         if self._file is None:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        if isinstance(rows, slice):
-            self._fill(buffer, rows.start)
-        else:
-            size = self.shape[1] * self._stored.itemsize
-            order = np.argsort(rows, kind="stable")
-            for place, row in zip(order.tolist(), rows[order].tolist()):
-                self._fill(buffer[place * size:(place + 1) * size], row)
-        if _identity(os.fstat(self._file)) != self._seen:       # asked after reading: what came before is as it was
+        raw = self._rows_of(self._file, rows)
+        if _identity(os.fstat(self._file))[:self._watched] != self._seen[:self._watched]:
             raise ValueError(f"{self._path} was changed or replaced while in use; leave it as it is for so long, and "
-                             "start again")
+                             "start again")             # asked after reading: what came before is as it was
         return raw
 
     def close(self):
@@ -116,14 +103,73 @@ class FileBlock:
     def __getstate__(self):
         return {**self.__dict__, "_file": None}
 
-    def _fill(self, buffer, row):
-        position = self._offset + row * self.shape[1] * self._stored.itemsize
+    def _rows_of(self, file, rows):
+        """(B, D) rows as they are stored in an open file."""
+        row, column = self._strides
+        if column != self._stored.itemsize:
+            return self._out_of_columns(file, rows)
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        raw = np.empty((count, self.shape[1]), self._stored)
+        if isinstance(rows, slice) and row == self.shape[1] * column:
+            self._fill(file, raw, rows.start * row)
+            return raw
+        rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        order = np.argsort(rows, kind="stable")
+        for place, number in zip(order.tolist(), rows[order].tolist()):
+            self._fill(file, raw[place], number * row)
+        return raw
+
+    def _out_of_columns(self, file, rows):
+        """The same where numbers of one column, and not of one row, lie beside each other."""
+        rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        far = (np.diff(ordered) > _NEAR // self._stored.itemsize) | (np.diff(ordered // _PIECE) > 0)
+        # A few more rows than are wanted: columns a power of two apart would share their lines of the cache.
+        columns = np.empty((self.shape[1], len(rows) + 16), self._stored)[:, :len(rows)]
+        for places in np.split(order, np.flatnonzero(far) + 1):
+            if not len(places):
+                continue
+            first, last = rows[places[0]], rows[places[-1]]
+            piece, wanted = np.empty(last + 1 - first, self._stored), rows[places] - first
+            for number, column in enumerate(columns):
+                self._fill(file, piece, first * self._strides[0] + number * self._strides[1])
+                column[places] = piece[wanted]
+        return np.ascontiguousarray(columns.T)
+
+    def _fill(self, file, numbers, position):
+        buffer, position = memoryview(numbers.reshape(-1).view(np.uint8)), self._offset + int(position)
         while buffer:
-            count = os.preadv(self._file, [buffer], position)
+            try:
+                count = os.preadv(file, [buffer], position)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self._path) from error
             if not count:
                 raise ValueError(f"{self._path} ends before byte {position + len(buffer)}: it was "
                                  "cut short while in use; restore it and start again")
             buffer, position = buffer[count:], position + count
+
+
+class MapBlock(FileBlock):
+    """Rows of a memory map that somebody else made, copied by the kernel: what was cut off under it is an error."""
+
+    def __init__(self, array, path, *, bfloat16=False):
+        super().__init__(_MEMORY, _address(array), array.shape, array.dtype, strides=array.strides, bfloat16=bfloat16)
+        self._array, self._mapped = array, path
+
+    def raw(self, rows):
+        """(B, D) rows as they are stored."""
+        file = os.open(_MEMORY, os.O_RDONLY | os.O_CLOEXEC)         # of this process, whoever it was forked from
+        try:
+            return self._rows_of(file, rows)
+        except OSError as error:
+            raise ValueError(f"{self._mapped} cannot be read where it is mapped ({error.strerror}): it was cut short while "
+                             "in use; restore it and start again") from error
+        finally:
+            os.close(file)
+
+    def __reduce__(self):                                           # the address is of this process
+        return partial(ArrayBlock, bfloat16=self.dtype == "bfloat16"), (self.raw(slice(0, self.shape[0])),)
 
 
 def _identity(found):
@@ -134,7 +180,47 @@ def _identity(found):
 def array_block(array, where):
     """The block of a numpy array, which is not copied; `where` is the words for it in messages."""
     require_numbers(where, array.dtype.str)
-    return ArrayBlock(array.reshape(table_shape(where, array.shape)))
+    return _in_memory(array.reshape(table_shape(where, array.shape)))
+
+
+def _in_memory(array, *, bfloat16=False):
+    """The block of an (N, D) array; where a file is mapped there, which somebody may cut off, it is read as a file."""
+    array = np.asarray(array)
+    path, offset, seen, writable = _file_under(array)
+    if path is None or array.itemsize not in array.strides:
+        return ArrayBlock(array, bfloat16=bfloat16)
+    if seen is None:
+        return MapBlock(array, path, bfloat16=bfloat16)
+    block = FileBlock(path, offset, array.shape, array.dtype, strides=array.strides, bfloat16=bfloat16, seen=seen,
+                      writable=writable)
+    block.raw(slice(0, 0))              # opens it while it is known under this name
+    return block
+
+
+def _file_under(array):
+    """(path, where the array begins in it, its `os.stat`, whether who mapped it may write) of the file that is mapped where
+    an array lies: (None, ...) if none is, or the system does not say; no `os.stat` if the bytes there need not be the
+    file's."""
+    ends = [(size - 1) * step for size, step in zip(array.shape, array.strides)]
+    begin = _address(array)
+    low, high = begin + sum(min(end, 0) for end in ends), begin + sum(max(end, 0) for end in ends) + array.itemsize
+    with contextlib.suppress(OSError), open(_MAPS, "rb") as maps:
+        for line in maps if not array.flags.owndata else ():
+            span, mode, offset, device, inode, *path = line.rstrip(b"\n").split(maxsplit=5)
+            start, stop = (int(edge, 16) for edge in span.split(b"-"))
+            if not (path and start <= low and high <= stop):
+                continue
+            found = os.stat(path[0])                    # fails for a file that has no name any more, and is safe so
+            if not stat.S_ISREG(found.st_mode):
+                break
+            same = (device, int(inode)) == (b"%02x:%02x" % (os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino)
+            return (os.fsdecode(path[0]), int(offset, 16) + begin - start, found if same and mode[3:] == b"s" else None,
+                    mode[1:2] == b"w")
+    return None, None, None, None
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]
 
 
 def tensor_block(tensor, where):
@@ -145,7 +231,7 @@ def tensor_block(tensor, where):
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         bits = tensor.view(torch.int16).numpy().view(np.uint16)
-        return ArrayBlock(bits.reshape(table_shape(where, bits.shape)), bfloat16=True)
+        return _in_memory(bits.reshape(table_shape(where, bits.shape)), bfloat16=True)
     try:
         array = tensor.numpy()
     except TypeError:                               # float8 and the like, which numpy does not have
@@ -156,13 +242,20 @@ def tensor_block(tensor, where):
 
 def file_block(path, offset, shape, stored, *, fortran=False, bfloat16=False, seen=None):
     """The block of (N, D) rows of numpy type `stored` that begin at byte `offset` of a file; `seen` as in FileBlock."""
-    if not fortran and hasattr(os, "preadv"):       # Windows has none
+    if not hasattr(os, "preadv"):           # Windows, which lets nobody cut off a file that is mapped
+        return ArrayBlock(np.memmap(path, stored, "r", offset, shape, "F" if fortran else "C"), bfloat16=bfloat16)
+    if not fortran:
         return FileBlock(path, offset, shape, stored, bfloat16=bfloat16, seen=seen)
-    if fortran and shape[0] * shape[1] * stored.itemsize > _SLOW:
-        warnings.warn(f"{path} is stored column by column (Fortran order), so each row is all over "
-                      "the file and slow to read; save np.ascontiguousarray(array)", stacklevel=2)
-    array = np.memmap(path, stored, "r", offset, shape, "F" if fortran else "C")
-    return ArrayBlock(array, bfloat16=bfloat16)
+    strides = stored.itemsize, shape[0] * stored.itemsize
+    block = FileBlock(path, offset, shape, stored, strides=strides, bfloat16=bfloat16, seen=seen)
+    if shape[1] * strides[1] <= _SLOW:
+        rows, step = np.empty(shape, stored), max(1, 2**20 // shape[1])
+        for first in range(0, shape[0], step):
+            rows[first:first + step] = block.raw(slice(first, min(first + step, shape[0])))
+        return ArrayBlock(rows, bfloat16=bfloat16)
+    warnings.warn(f"{path} is stored column by column (Fortran order), so each row is all over "
+                  "the file and slow to read; save np.ascontiguousarray(array)", stacklevel=2)
+    return block
 
 
 def require_numbers(where, descr):
@@ -211,13 +304,3 @@ def _working(raw, dtype):
         return (np.ascontiguousarray(raw, np.uint32) << 16).view(np.float32)
     wanted = np.float32 if dtype == "float16" else raw.dtype.newbyteorder("=")
     return np.ascontiguousarray(raw, wanted)
-
-
-def _file_map(array):
-    """The shared memory map under an array, or None: a private one would lose what was written."""
-    mode = None
-    while isinstance(array, np.ndarray):
-        mode = array.mode if isinstance(array, np.memmap) else mode
-        array = array.base
-    shared = isinstance(array, mmap.mmap) and mode in ("r", "r+", "w+")
-    return array if shared and hasattr(mmap, "MADV_DONTNEED") else None

@@ -38,10 +38,11 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
                   id_column: str | None = None) -> FeatureTable:
     """The (N, D) table that `source` holds, left where it is: only headers are read now.
 
-    Rows of `.npy` and `.safetensors` stay in their file, which may be larger than memory; `.pt` is
-    read through for its checksums, which takes its time for a large one, and then memory-mapped;
-    `.npz` and `.parquet` are decoded into memory. Rows become float32 when they are asked for, from
-    any real dtype. `FeatureTable.check` looks at every number.
+    Rows of `.npy`, `.safetensors` and `.pt`, and of a memory map of your own, are read from their file by
+    position, which may be larger than memory; `.pt` is read through before for its checksums, which takes its
+    time for a large one. `.npz`, `.parquet`, and up to 1 GiB of a `.npy` in Fortran order, are decoded into
+    memory. Rows become float32 when they are asked for, from any real dtype. `FeatureTable.check` looks at
+    every number.
 
     Args:
         source: a path; shards as a folder or a glob, taken in natural order (`part_2` before

@@ -1,6 +1,8 @@
 """Rows in arrays, tensors and files: every stored type, and what is refused."""
 
+import os
 import pickle
+import sys
 import time
 import warnings
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rqvae.items.blocks import ArrayBlock, FileBlock, array_block, file_block, table_shape, tensor_block
+from rqvae.items import blocks
+from rqvae.items.blocks import ArrayBlock, FileBlock, MapBlock, array_block, file_block, table_shape, tensor_block
 
 ROWS = np.random.default_rng(0).standard_normal((20, 3))
 GATHER = np.array([19, 3, 3, 0, 4, 5])
@@ -63,20 +66,35 @@ def test_a_tensor_with_gradient_or_stride_is_read_where_it_lies():
     np.testing.assert_array_equal(got, tensor.detach().numpy()[GATHER])
 
 
-def test_a_fortran_file_is_read_through_a_map(tmp_path):
-    array = np.asfortranarray(ROWS)
+@pytest.mark.parametrize("stored", ["<f4", ">f8", "<f2", "<i2"])
+@pytest.mark.parametrize("slow, near, piece", [(2**30, 0, 0), (0, 2**14, 2**20), (0, 4, 7), (0, 0, 1)],
+                         ids=["small, so in memory", "in one piece", "in some pieces", "number by number"])
+def test_columns_of_a_file_are_read_by_position(tmp_path, monkeypatch, stored, slow, near, piece):
+    for name, value in (("_SLOW", slow), ("_NEAR", near), ("_PIECE", piece or 1)):
+        monkeypatch.setattr(blocks, name, value)
+    array = np.asfortranarray((ROWS * 10).astype(stored))
     path, offset = raw_file(tmp_path, array)
-    block = file_block(path, offset, array.shape, array.dtype, fortran=True)
-    np.testing.assert_array_equal(block.read(slice(2, 8)), ROWS[2:8])
-    np.testing.assert_array_equal(block.read(GATHER), ROWS[GATHER])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        block = file_block(path, offset, array.shape, array.dtype, fortran=True)
+    assert isinstance(block, FileBlock) == (slow == 0)
+    for rows in (slice(2, 8), slice(0, 20), slice(5, 6), slice(3, 3), GATHER, np.array([7])):
+        got = block.read(rows)
+        assert got.flags.c_contiguous and got.dtype.isnative
+        np.testing.assert_array_equal(got, array[rows])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(block)).read(GATHER), array[GATHER])
 
 
-def test_a_large_fortran_file_is_called_slow(tmp_path):
+def test_a_large_fortran_file_is_called_slow_and_may_not_change(tmp_path):
     path = tmp_path / "large.npy"
     with open(path, "wb") as file:
-        file.truncate(2**29)                        # sparse: it takes no room on the disk
+        file.truncate(2**31)                        # sparse: it takes no room on the disk
     with pytest.warns(UserWarning, match="large.npy is stored column by column .* np.ascontiguous"):
-        file_block(path, 0, (2**26, 2), np.dtype("<f4"), fortran=True)
+        block = file_block(path, 0, (2**28, 2), np.dtype("<f4"), fortran=True)
+    assert not block.read(np.array([2**28 - 1, 0, 12345])).any()
+    os.truncate(path, 2**30)
+    with pytest.raises(ValueError, match="large.npy ends before byte .* cut short while in use"):
+        block.read(slice(0, 1000))
 
 
 def test_writing_to_rows_never_reaches_the_source(tmp_path):
@@ -133,6 +151,113 @@ def test_a_replaced_file_does_not_change_rows_that_are_in_use(tmp_path):
     other.write_bytes(bytes(path.stat().st_size))
     other.replace(path)
     np.testing.assert_array_equal(block.read(slice(0, 20)), ROWS)
+
+
+# ---- memory maps that somebody else made
+
+on_linux = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="this system does not say what is mapped where")
+
+
+def mapped(folder, how):
+    """(a table of ROWS as float32 that lies in a map of a file, that file)."""
+    path = folder / ("x.pt" if how == "torch.load" else "x.safetensors" if how == "safetensors" else "x.npy")
+    rows = ROWS.astype(np.float32)
+    if how == "torch.load":
+        torch.save(torch.from_numpy(rows), path)
+        return torch.load(path, mmap=True), path
+    if how == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file({"x": torch.from_numpy(rows)}, path)
+        return sys.modules["safetensors.torch"].load_file(path)["x"], path
+    np.save(path, np.asfortranarray(rows) if how == "columns" else rows)
+    array = np.load(path, mmap_mode={"read-write": "r+", "private": "c"}.get(how, "r"))
+    if how == "torch":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.from_numpy(array), path
+    return {"view": array[4:, 1:], "backwards": array[::-1], "every other": array[::2], "plain": np.asarray(array)}.get(how, array), path
+
+
+MAPPED = ["read", "read-write", "private", "columns", "torch", "torch.load", "safetensors", "view", "backwards", "every other",
+          "plain"]
+
+
+def block_of(table):
+    return tensor_block(table, "x") if isinstance(table, torch.Tensor) else array_block(table, "x")
+
+
+@on_linux
+@pytest.mark.parametrize("how", MAPPED)
+def test_a_map_is_read_as_a_file_is_and_one_that_was_cut_off_is_an_error_and_no_bus_error(tmp_path, how):
+    table, path = mapped(tmp_path, how)
+    block, rows = block_of(table), np.array(table.numpy() if isinstance(table, torch.Tensor) else table)
+    last = len(rows) - 1
+    for index in (slice(1, 7), np.array([last, 0, 3, 3]), slice(0, 0)):
+        np.testing.assert_array_equal(block.read(index), rows[index])
+    again = pickle.loads(pickle.dumps(block))
+    np.testing.assert_array_equal(again.read(slice(0, last)), rows[:last])
+    assert type(block) is (MapBlock if how in ("private", "torch.load", "safetensors") else FileBlock)
+    os.truncate(path, 0)
+    for index in (slice(0, 5), np.array([last, 0])):
+        with pytest.raises(ValueError, match=f"{path.name} .* was ?cut short while in use"):
+            block.read(index)
+
+
+@on_linux
+def test_what_its_owner_writes_to_a_map_is_read_and_what_another_does_to_a_read_only_one_is_an_error(tmp_path):
+    for how in ("read-write", "private"):
+        table, _ = mapped(tmp_path, how)
+        block = block_of(table)
+        block.read(slice(0, 5))
+        time.sleep(0.01)
+        table[3] = 7
+        assert (block.read(slice(3, 4)) == 7).all()
+    table, path = mapped(tmp_path, "read")
+    block = block_of(table)
+    change(path, "written into")
+    with pytest.raises(ValueError, match="x.npy was changed or replaced while in use"):
+        block.read(slice(0, 5))
+
+
+@on_linux
+@pytest.mark.parametrize("how", ["read", "private"])
+def test_a_map_of_a_file_that_has_another_name_or_none_is_read_all_the_same(tmp_path, how):
+    table, path = mapped(tmp_path, how)
+    rows = np.array(table)
+    path.rename(tmp_path / "renamed.npy")
+    np.testing.assert_array_equal(block_of(table).read(GATHER), rows[GATHER])
+    np.save(path, rows * 0)                         # another file of the old name
+    np.testing.assert_array_equal(block_of(table).read(GATHER), rows[GATHER])
+    block = block_of(table)
+    (tmp_path / "renamed.npy").unlink()
+    for block in (block, block_of(table)):
+        np.testing.assert_array_equal(block.read(GATHER), rows[GATHER])
+
+
+@on_linux
+@pytest.mark.parametrize("how", ["read", "private"])
+def test_a_map_is_read_in_a_process_that_outlives_its_parent(tmp_path, how):
+    table, _ = mapped(tmp_path, how)
+    block, rows = block_of(table), np.array(table)
+    block.read(slice(0, 2))
+    heard, told = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            time.sleep(0.3)                         # until the one in between is gone
+            os.write(told, block.read(slice(0, 20)).tobytes())
+        os._exit(0)
+    os.close(told)
+    os.wait()
+    with os.fdopen(heard, "rb") as pipe:
+        assert pipe.read() == rows.tobytes()
+
+
+def test_a_disk_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, ROWS)
+    block = file_block(path, 128, ROWS.shape, ROWS.dtype)
+    block._file = os.open(tmp_path, os.O_RDONLY)    # reading a folder fails as a bad disk does
+    with pytest.raises(OSError, match="x.npy"):
+        block.read(slice(0, 2))
 
 
 def change(path, how):
