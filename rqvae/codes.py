@@ -5,6 +5,8 @@ Shapes:  N items   L levels   K codes of a level
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -41,6 +43,12 @@ def as_codes(codes, name="codes") -> np.ndarray:
         row = int(np.flatnonzero((table == outside).any(axis=1))[0])
         raise ValueError(f"{name} must be 0 or more and fit int64, got {outside} in row {row}")
     return table.astype(np.int64, copy=False)
+
+
+def codes_checksum(codes) -> str:
+    """32 hex digits that tell a table of codes (N, L) from any other, whatever integers they are stored as."""
+    codes = np.ascontiguousarray(codes, "<i8")
+    return hashlib.blake2b(f"{codes.shape}".encode() + codes.tobytes(), digest_size=16).hexdigest()
 
 
 def level_sizes(num_embeddings, num_levels) -> list[int]:

@@ -7,11 +7,14 @@ Shapes:  B rows of the whole batch   b rows of it that this process has
 """
 
 import contextlib
+import json
 import os
 import time
 import uuid
 
 import torch
+
+from . import __version__
 
 MEETING_SECONDS = 600   # that processes which start together may take to find each other
 SETTLING_SECONDS = 0.1  # for the threads of a group to put down what they hold
@@ -114,22 +117,31 @@ def launch():
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid() if one_machine else os.environ.get('MASTER_ADDR')}"
 
 
-def require_same(checksum: str, what: str) -> None:
+def require_same(seen: dict) -> None:
     """Refuse processes that do not see the same, before they work on it together.
 
+    Args:
+        seen: what it is, in words -> what tells it from any other: a checksum, or the value of an option.
+
     Raises:
-        ValueError: another process has another checksum; all of them raise it.
+        ValueError: another process has something else; all of them raise it.
     """
     if not _group:
         return
-    digits = torch.tensor(list(checksum.encode()), dtype=torch.int64)
+    text = json.dumps({"the version": f"rqvae {__version__}, torch {torch.__version__}", **seen}, default=str)
     device = "cuda" if _group.get_backend() == "nccl" else "cpu"
-    everyones = [torch.empty_like(digits, device=device) for _ in range(world_size())]
-    _group.all_gather(everyones, digits.to(device))
-    others = [number for number, other in enumerate(everyones) if not torch.equal(other, everyones[0])]
-    if others:
-        raise ValueError(f"{what} are not the same for all processes: those of process {others[0]} differ from those of "
-                         "process 0; give every machine the same file")
+    everyones = _everyones(torch.tensor(list(text.encode()), dtype=torch.int64, device=device))
+    first, *others = (json.loads(bytes(one.tolist())) for one in everyones)
+    for number, other in enumerate(others, start=1):
+        different = next((what for what in first if other.get(what) != first[what]), None)
+        if different:
+            now, then = (str(one.get(different)) for one in (other, first))
+            raise ValueError(f"not the same for all processes: {different} ({_brief(now)} in process {number}, {_brief(then)} in "
+                             "process 0); give every process the same files and options")
+
+
+def _brief(text):
+    return text if len(text) < 30 else f"{text[:16]}..."        # enough of a checksum
 
 
 def gather(rows: torch.Tensor) -> torch.Tensor:

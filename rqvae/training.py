@@ -114,6 +114,8 @@ def fit(
     if resume_from is not None:
         run.restore(resume_from)
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    if folder and not (folder / "best.ckpt").exists():
+        run.best = math.inf                     # the best from here on
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
@@ -137,7 +139,7 @@ def fit(
                 if stop is not None and distributed.any_of(stop(), loss.device):
                     run.mark()
                     raise TrainingInterrupted(_save(run, folder, "last.ckpt"))
-            if not run.means.samples:
+            if not distributed.any_of(run.means.samples > 0, device):
                 raise ValueError("the training loader yields no batches; give it at least one item")
             run.mark()
             validation = _validate(model, val_dataloader, stop)

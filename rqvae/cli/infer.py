@@ -16,7 +16,7 @@ from ..evaluation import code_statistics, feature_groups
 from ..ids.publishing import labels_beside, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards, save_shard
 from ..ids.uniqueness import ranked_last_codes, unique_ids
-from ..inference import batch_inference
+from ..inference import batch_inference, model_identity
 from ..items.tables import TableRows
 from ..programs import export_program
 from ..progress import shown
@@ -32,11 +32,11 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
                            shared_prefixes, summary)
 from ..report.words import counted, sizes_in_words
 from .console import say
-from ..storage.checkpoint import weights_checksum
 from ..storage.files import together
 from ..storage.item_ids import rows_by_text
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
+from .recorded import of_items, pieces_of, require_as_published, require_new
 from .verify import run_verify
 
 __all__ = ["prepare", "run"]
@@ -82,8 +82,10 @@ def work(job) -> int:
         known = np.flatnonzero(job.published_rows >= 0)
         if len(known):
             kept = job.published.codes[job.published_rows[known], :codes.shape[1]]
+            require_as_published(job.parent, table, job.published_rows, arguments.append_to, kept, lambda: codes[known])
             say(holding_text(kept, codes[known], *holding_cost(model, TableRows(table, known), kept, codes[known])))
         new, taken = np.flatnonzero(job.published_rows < 0), job.published.codes
+        require_new(job.published, table, arguments.append_to, codes[new])
         table, codes, names = TableRows(table, new), codes[new], names and [names[row] for row in new.tolist()]
     if job.method:
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
@@ -112,7 +114,8 @@ def encoded(job) -> np.ndarray:
         say(f"Merging {len(job.parts)} parts of {job.items.description}")
         return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
     say(f"Encoding {job.items.description}, on {job.device}")
-    distributed.require_same(table.checksum() if distributed.world_size() > 1 else "", f"the features in {table.source}")
+    if distributed.world_size() > 1:
+        distributed.require_same({"the features": table.checksum(), "the model": model_identity(job.model)})
     part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
     rows = part.rows(len(table))
     chunks = shown(list(chunked(rows, job.arguments.batch_size)), "encoding", not job.arguments.quiet and not distributed.rank())
@@ -174,6 +177,11 @@ def freshness(job, codes, table) -> str:
 def arrivals(job, codes) -> list:
     """Measures of how the items that are new lie among the published ones of --against; none where none is."""
     item_ids, published = job.items.dataset.table.item_ids, job.against
+    if (item_ids is None) != (published.item_ids is None):
+        raise ValueError(f"only one of {job.items.dataset.table.source} and {job.arguments.against} has item IDs, so nobody can tell "
+                         "which items are new; give them on both sides")
+    if item_ids is None:
+        require_new(published, job.items.dataset.table, job.arguments.against, codes)
     if item_ids is not None and published.item_ids is not None:
         row_of = rows_by_text(published.item_ids)
         codes = codes[[row for row, item in enumerate(item_ids) if str(item) not in row_of]]
@@ -185,12 +193,16 @@ def made_by(job) -> dict:
     table = job.items.dataset.table
     found = {
         "made by": f"rqvae {__version__}, torch {torch.__version__}",
-        "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), "weights": weights_checksum(job.model.state_dict())},
+        "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), **model_identity(job.model)},
         "features": {"checksum": table.checksum(), "items": len(table), "places": job.items.places, "folder": os.getcwd()},
         "unique": job.method,
     }
-    if job.published and (job.published_rows >= 0).any():
-        found["rows"] = np.flatnonzero(job.published_rows < 0).tolist()         # of the features, that were new
+    new = np.arange(len(table))
+    if job.published:
+        new = np.flatnonzero(job.published_rows < 0)
+        if len(new) < len(table):
+            found["rows"] = new.tolist()                # of the features, that were new
+    found["features"]["of items"] = of_items(table, new, pieces_of(job.parent), len(job.published.codes) if job.published else 0)
     return found
 
 

@@ -12,12 +12,12 @@ import torch
 from .. import distributed
 from ..codes import level_sizes
 from ..ids.files import SemanticIds
-from ..ids.generations import check_checkpoint, read_manifest
+from ..ids.generations import verified_manifest
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
 from ..ids.shards import Shard, find_shards, parse_shard
-from ..inference import resolve_device
+from ..inference import model_identity, resolve_device
 from ..items.interactions import Interactions
 from ..recipe.comparison import compare_ids
 from ..model import RqVae
@@ -26,12 +26,12 @@ from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
 from ..report.picture import require_matplotlib
-from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint, weights_checksum
+from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
-from .recorded import require_the_same
+from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
 from .sources import Items, as_recorded, like_recorded, open_interactions, open_items, open_named
 
@@ -108,12 +108,7 @@ def prepare(arguments) -> Job:
         return job
     items, recalled = find_items(arguments, notes, job.device)
     table = items.dataset.table
-    if getattr(table, "widths", None) and table.widths != model.parts:
-        raise ValueError(f"--data names embeddings of {', '.join(map(str, table.widths))} columns, {arguments.ckpt} was trained "
-                         f"on {', '.join(map(str, model.parts or [model.input_dim]))}; name the same, in the same order")
-    if table.shape[1] != model.input_dim:
-        raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {arguments.ckpt} expects "
-                         f"{model.input_dim}; give features of the same encoder, or train on these")
+    require_columns(model, table, arguments.ckpt)
     if job.shard:
         job.shard.check(len(table))
     table.check(rows=job.shard.rows(len(table)) if job.shard else None)
@@ -129,7 +124,8 @@ def prepare(arguments) -> Job:
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
     if arguments.against:
-        job = job._replace(against=load_published(arguments.against, code_sizes(model)))
+        against, _ = load_published(arguments.against, code_sizes(model), model_identity(model), job.ancestors)
+        job = job._replace(against=against)
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
@@ -165,9 +161,7 @@ def prepare_unique(job) -> Job:
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
     method = arguments.unique or ("optimal" if wants_unique(job) else "none")
     if arguments.append_to:
-        published = load_published(arguments.append_to, sizes)
-        manifest = read_manifest(arguments.append_to)
-        check_checkpoint(manifest, arguments.append_to, weights_checksum(job.model.state_dict()), job.ancestors)
+        published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), job.ancestors)
         job = job._replace(parent=manifest or len(published.codes))
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
@@ -196,15 +190,21 @@ def prepare_ids(job) -> Job:
     if arguments.num_embeddings and len(arguments.num_embeddings) == 1:
         arguments.num_embeddings = arguments.num_embeddings[0]
     ids = import_semantic_ids(arguments.ids, arguments.ids_format, num_embeddings=arguments.num_embeddings)
-    items = None
+    manifest, items = verified_manifest(arguments.ids), None
+    sizes = (manifest or {}).get("levels")
+    if arguments.num_embeddings is None and sizes and len(sizes) == ids.codes.shape[1] - is_suffix(ids.codes):
+        arguments.num_embeddings = sizes
     given = {name: getattr(arguments, name) for name in OPTIONS}
     if any(value is not None for value in given.values()):
         items = open_items(**given, device=job.device)
         table = items.dataset.table
         table.check()
+        if ids.item_ids is None and len(table) == len(ids.codes) and as_published(manifest, table, np.arange(len(table))) is False:
+            warnings.warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from; its "
+                          "rows are taken for the items of the file all the same")
         ids = in_order_of(table, ids, arguments.ids)
     if arguments.against:
-        job = job._replace(comparison=compare(arguments, ids))
+        job = job._replace(comparison=compare(arguments, ids, manifest))
     if arguments.num_embeddings is not None:
         check_num_embeddings(arguments, ids.codes)
     pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
@@ -226,9 +226,13 @@ def check_num_embeddings(arguments, codes) -> None:
                              f"{level}")
 
 
-def compare(arguments, ids) -> dict:
-    """What is left in `ids` of the older ones."""
+def compare(arguments, ids, manifest) -> dict:
+    """What is left in `ids`, of which there may be a manifest, of the older ones."""
     old = import_semantic_ids(arguments.against, arguments.ids_format, num_embeddings=arguments.num_embeddings)
+    before, now = ([piece[2] for piece in pieces_of(one)] for one in (verified_manifest(arguments.against), manifest))
+    if ids.item_ids is None and old.item_ids is None and before != now[:len(before)]:
+        warnings.warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
+                      "compared row by row, as if these were the same items")
     try:
         return compare_ids(ids, old)
     except ValueError as error:

@@ -6,17 +6,16 @@ import numpy as np
 import torch
 
 from .. import recipe
-from ..ids.generations import check_checkpoint, read_manifest
-from ..ids.publishing import load_published
-from ..inference import batch_inference
+from ..ids.publishing import load_published, rows_in
+from ..inference import batch_inference, model_identity
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
 from ..recipe.assignment import BalancedAssignment
 from ..recipe.keeping import LEARNING_RATE, HeldAssignment
 from ..recipe.relabelling import best_names
 from ..report.text import kept_words
-from ..storage.checkpoint import load_checkpoint, save_checkpoint, weights_checksum
-from ..storage.item_ids import rows_by_text
+from ..storage.checkpoint import load_checkpoint, save_checkpoint
+from .recorded import require_as_published, require_columns
 
 CODE_STATE = ("embeddings.weight", "ema_counts", "ema_sums", "shares")      # what a level has a row of for each code
 
@@ -29,7 +28,7 @@ class Kept(NamedTuple):
     learning_rate: float
 
 
-def prepare_keeping(start, keep, table, given):
+def prepare_keeping(start, keep, table, given, device="cpu"):
     """The old model, and what is to be kept of its IDs.
 
     Args:
@@ -37,6 +36,7 @@ def prepare_keeping(start, keep, table, given):
         keep: the published IDs.
         table: the `FeatureTable` of the grown catalogue.
         given: constructor arguments that the command names.
+        device: to look at published items on.
 
     Raises:
         ValueError: they do not fit each other, or another model is asked for; and what reading raises.
@@ -48,21 +48,23 @@ def prepare_keeping(start, keep, table, given):
     if other:
         raise ValueError(f"--{other[0].replace('_', '-')} is {given[other[0]]}, {start} has "
                          f"{model.hyper_parameters.get(other[0])}; a model that goes on stays as it is: leave it out")
-    if table.shape[1] != model.input_dim:
-        raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {start} expects {model.input_dim}; "
-                         "give features of the same encoder")
+    require_columns(model, table, start)
     sizes = [len(codebook) for codebook in model.quantizer.codebooks]
     if len(sizes) < 2:
         raise ValueError(f"{start} has one level; --keep needs two or more, which leave room for new items")
-    published = load_published(keep, sizes)
     known = ((loaded.get("rqvae") or {}).get("notes") or {}).get("ancestors") or ()
-    check_checkpoint(read_manifest(keep), keep, weights_checksum(model.state_dict()), known)
+    made = model_identity(model)
+    published, manifest = load_published(keep, sizes, made, known)
     rows = _rows_of(published, keep, table)
+    here = torch.from_numpy(np.flatnonzero(rows >= 0))
+    kept = published.codes[rows[here], :len(sizes)]
+    require_as_published(manifest, table, rows, keep, kept, lambda: batch_inference(
+        model, FeatureLoader(table, 1024, rows=here), device).numpy())
     codes = torch.full((len(table), len(sizes)), -1)
-    codes[rows >= 0] = torch.from_numpy(published.codes[rows[rows >= 0], :len(sizes)])
+    codes[here] = torch.from_numpy(kept)
     extra = loaded.get("rqvae") or {}
     highest = max((row.get("lr", 0) for row in extra.get("history") or ()), default=0) or model.learning_rate
-    ancestors = [*((extra.get("notes") or {}).get("ancestors") or ()), weights_checksum(model.state_dict())]
+    ancestors = [*known, made["weights"]]
     return model, Kept(codes, ancestors, LEARNING_RATE * highest)
 
 
@@ -78,8 +80,7 @@ def _rows_of(published, keep, table):
             raise ValueError(f"{keep} has {count:,} items, {table.source} has {len(table):,}; give the whole catalogue, "
                              "the published items first")
         return np.where(np.arange(len(table)) < count, np.arange(len(table)), -1)
-    row_of = rows_by_text(published.item_ids)
-    rows = np.array([row_of.get(str(item), -1) for item in table.item_ids])
+    rows = rows_in(published, keep, table.item_ids)
     if not (rows >= 0).any():
         raise ValueError(f"none of the items of {keep} is in {table.source}; give the grown catalogue, with its item IDs")
     return rows

@@ -1,16 +1,36 @@
-"""What a checkpoint notes of the items that it was trained on, and whether these are still the same."""
+"""What a checkpoint, or published IDs, note of their items, and whether those that are here are still the same.
 
-import hashlib
+Shapes:  N items   M items published   m of them that are here   L levels
+"""
+
 import os
+import warnings
 
+import numpy as np
+
+from ..collisions import id_keys
+from ..items.checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
+from ..items.tables import FeatureTable
 from ..report.inputs import trained_and_held_out
+from ..storage.item_ids import ids_checksum
+
+FEW = 8                 # items, of which chance says nothing
 
 
 def identity(table) -> dict:
     """What tells these items from any others: of their numbers, and of their item IDs, in this order; and where we are."""
-    ids = None if table.item_ids is None else \
-        hashlib.sha256("\n".join(map(str, table.item_ids)).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return {"features_checksum": table.checksum(), "item_ids_checksum": ids, "folder": os.getcwd()}
+    return {"features_checksum": table.checksum(), "item_ids_checksum": ids_checksum(table.item_ids), "folder": os.getcwd()}
+
+
+def require_columns(model, table, where) -> None:
+    """Refuse features of another width, or of other parts, than the model of the checkpoint `where` takes."""
+    widths = getattr(table, "widths", None)
+    if widths and widths != model.parts:
+        raise ValueError(f"--data names embeddings of {', '.join(map(str, widths))} columns, {where} was trained "
+                         f"on {', '.join(map(str, model.parts or [model.input_dim]))}; name the same, in the same order")
+    if table.shape[1] != model.input_dim:
+        raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {where} expects "
+                         f"{model.input_dim}; give features of the same encoder, or train on these")
 
 
 def require_the_same(run_of, table, checkpoint, item_ids=None) -> None:
@@ -32,10 +52,127 @@ def require_the_same(run_of, table, checkpoint, item_ids=None) -> None:
         return
     else:
         same = trained_and_held_out(run_of, table) is not None
-    what, noted = "features", notes.get("item_ids_checksum")
-    if same and noted is not None and item_ids is None:
-        what, same = "item IDs", identity(table)["item_ids_checksum"] == noted
+    what = "features"
+    if same and item_ids is None:
+        what, same = "item IDs", same_item_ids(notes, table)
     if not same:
         raise ValueError(f"{table.source} does not hold the {what} any more that {checkpoint} was trained on (rows were "
                          "changed, added, removed or put in another order); name it by --data to encode what it holds "
                          "now, or put the old file back")
+
+
+def same_item_ids(notes, table) -> bool:
+    """Whether a table has the item IDs that a checkpoint notes; true where it notes none."""
+    return notes.get("item_ids_checksum") in (None, ids_checksum(table.item_ids))
+
+
+def of_items(table, rows, before=(), first=0) -> list:
+    """What a manifest notes of the features of its items, in their published order: [first, stop, checksum] of each piece.
+
+    Args:
+        table: the features that the new items are in.
+        rows: (n,) theirs.
+        before: the pieces of the generation that this one goes on from.
+        first: how many items that has.
+    """
+    checksum = _checksum(table, rows)
+    return [*before, *([[first, first + len(rows), checksum]] if checksum and len(rows) else [])]
+
+
+def pieces_of(manifest) -> list:
+    """`of_items` of a manifest; of one of 1.2 and before those of a first generation."""
+    manifest = manifest if isinstance(manifest, dict) else {}
+    made = manifest.get("features") or {}
+    count, whole = manifest.get("items"), [[0, manifest.get("items"), made.get("checksum")]]
+    pieces = made.get("of items", whole if count and not manifest.get("published before") and made.get("items") == count else [])
+    return [piece for piece in pieces if isinstance(piece, list) and len(piece) == 3 and isinstance(piece[2], str)
+            and all(type(end) is int and end >= 0 for end in piece[:2]) and piece[2].startswith(MARK)] \
+        if isinstance(pieces, list) else []
+
+
+def as_published(manifest, table, published_rows):
+    """Whether published items have the features that they were published with, to the bit; None where nobody knows.
+
+    Args:
+        manifest: of the published IDs, or what else stands for one.
+        table: the features.
+        published_rows: (N,) the published item that each row is, -1 for a new one.
+    """
+    here = np.flatnonzero(published_rows >= 0)
+    places = np.full(published_rows.max() + 1, -1)
+    places[published_rows[here]] = here
+    known = np.zeros(len(places), bool)
+    for first, stop, checksum in pieces_of(manifest) if isinstance(table, FeatureTable) else ():
+        rows = places[first:stop]
+        if len(rows) != stop - first or (rows < 0).any():
+            continue
+        if _checksum(table, rows) != checksum:
+            return False
+        known[first:stop] = True
+    return True if known[places >= 0].all() else None
+
+
+def require_as_published(manifest, table, published_rows, where, kept, own) -> None:
+    """Refuse features that are not those of the published items that they are said to be of; say where they have changed.
+
+    Args:
+        manifest, table, published_rows: as in `as_published`.
+        where: the file of the published IDs.
+        kept: (m, L) the published codes of those that are here, in the order of their rows.
+        own: gives (m, L), what the model gives them now; is asked only where it is needed.
+
+    Raises:
+        ValueError: most first codes are others, so that features and item IDs do not belong together, or features and model.
+    """
+    same = as_published(manifest, table, published_rows)
+    if same:
+        return
+    rows = np.flatnonzero(published_rows >= 0)
+    other = np.flatnonzero(own()[:, 0] != kept[:, 0])
+    example = "" if not len(other) else f", such as {table.item_ids[rows[other[0]]] if table.item_ids else rows[other[0]]}"
+    found = f"the model gives {len(other):,} of {len(rows):,} published items another first code than {where}{example}"
+    if len(rows) >= FEW and 2 * len(other) > len(rows):
+        raise ValueError(f"{table.source} does not hold the features of the items that it names: {found}; the item IDs are of "
+                         "other rows, or the features of another encoder or scale; name those that belong together")
+    if same is False or 10 * len(other) > len(rows):
+        warnings.warn(f"{table.source} does not hold, number for number, the features that the items in {where} were published "
+                      f"with: they were made again or have changed, or item IDs are mixed up; {found}")
+
+
+def require_new(published, table, where, own) -> None:
+    """Refuse new items without item IDs that begin with those published; say so where new ones may be those under other IDs.
+
+    Args:
+        published: the `SemanticIds` in the file `where`.
+        table: the features of the new items.
+        own: (N, L) what the model gives these.
+
+    Raises:
+        ValueError: naming how many are published already.
+    """
+    count, taken = min(len(published.codes), len(own)), published.codes[:, :own.shape[1]]
+    if count < FEW:
+        return
+    by_chance = ((np.bincount(taken[:count, 0]) / count) ** 2).sum()
+    if published.item_ids is None and (own[:count, 0] == taken[:count, 0]).mean() > (1 + by_chance) / 2:
+        raise ValueError(f"the first {count:,} rows of {table.source} are the items that {where} has already, by what the model "
+                         "gives them; give the new ones alone, or item IDs on both sides")
+    depth = max(1, own.shape[1] - 1)                # where two share an ID, one has moved to another last code
+    kinds, keys = np.unique(id_keys(np.concatenate([taken, own])[:, :depth]), return_inverse=True)
+    before, now = (np.bincount(part, minlength=len(kinds)) for part in (keys[:len(taken)], keys[len(taken):]))
+    share = np.minimum(before, now).sum() / len(taken)
+    if len(kinds) > FEW and share > 0.8:
+        warnings.warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same items "
+                      "under other item IDs, these are published twice")
+
+
+def _checksum(table, rows):
+    """`FeatureTable.checksum` of the rows (n,) in this order; None for features that other rows or a model have a part in."""
+    if not isinstance(table, FeatureTable):
+        return None
+    if np.array_equal(rows, np.arange(len(table))):
+        return table.checksum()
+    sums = BlockChecksums()
+    for first in range(0, len(rows), ROWS_PER_BLOCK):
+        sums.add(first, table.rows(rows[first:first + ROWS_PER_BLOCK]).numpy())
+    return sums.of(range(len(rows)), table.shape[1])

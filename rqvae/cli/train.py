@@ -12,8 +12,10 @@ from typing import NamedTuple
 import torch
 
 from .. import distributed, recipe
+from ..codes import codes_checksum
 from ..collisions import collision_report
 from ..evaluation import code_statistics, evaluate_reconstruction, feature_groups, part_errors
+from ..ids.generations import file_checksum
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
@@ -23,12 +25,13 @@ from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
+from ..storage.item_ids import ids_checksum
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
 from .console import StopSignals, command, say
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
-from .recorded import identity
+from .recorded import identity, same_item_ids
 from .sources import Items, as_recorded, open_named
 from .threads import training_threads
 from .train_options import DEFAULTS
@@ -76,9 +79,9 @@ def prepare(arguments) -> Job:
         arguments.overwrite = True
         if arguments.resume is None and any(launch_of(folder / name) == distributed.launch() for name in CHECKPOINTS):
             arguments.resume = ""
-    resume_from, recorded = None, {}
+    resume_from, recorded, notes = None, {}, {}
     if arguments.resume is not None:
-        resume_from, recorded = find_run(arguments.resume, folder)
+        resume_from, recorded, notes = find_run(arguments.resume, folder)
         folder = resume_from.parent
         if not any(getattr(arguments, source) for source in ("data", "texts", "p5")):
             recorded = {**recorded, **as_recorded({name: value for name, value in recorded.items()
@@ -93,6 +96,9 @@ def prepare(arguments) -> Job:
                        may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
     table = items.dataset.table
     table.check()
+    if not same_item_ids(notes, table):
+        raise ValueError(f"{table.source} has other item IDs than {resume_from} was begun with (renamed, or in another order); "
+                         "put those back, or start a new run in another --checkpoint-dir")
     if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
         settings["val_fraction"] = 0.0      # a tenth or more of few items is not what anybody asked for
     settings = {**settings, **of_parts(table, settings)}
@@ -102,12 +108,16 @@ def prepare(arguments) -> Job:
     if settings.get("keep"):
         given = {name: getattr(arguments, name, None) for name in MODEL_OPTIONS if name != "learning_rate"}
         model, kept = prepare_keeping(settings["from_"], settings["keep"], table,
-                                      {name: value for name, value in given.items() if value is not None})
+                                      {name: value for name, value in given.items() if value is not None}, device)
         settings = {**settings, **{name: model.hyper_parameters[name] for name in MODEL_OPTIONS}}
         if arguments.epochs is None and "epochs" not in recorded:
             settings["epochs"] *= KEEPING_EPOCHS
         if arguments.learning_rate:
             kept = kept._replace(learning_rate=arguments.learning_rate)
+        if notes.get("ancestors", kept.ancestors) != kept.ancestors or \
+                notes.get("kept_checksum", codes_checksum(kept.codes)) != codes_checksum(kept.codes):
+            raise ValueError(f"{settings['from_']} and {settings['keep']} are not what {resume_from} was begun with, but hold items "
+                             "to other IDs; put the old ones back, or start a new run in another --checkpoint-dir")
     else:
         kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard,
@@ -201,7 +211,7 @@ def by_rule(table, settings) -> dict:
 
 
 def find_run(path, folder):
-    """The checkpoint to go on from, and the options that its run recorded.
+    """The checkpoint to go on from, the options that its run recorded, and all that it noted.
 
     Without a path it is the newest in the folder that can be read, and a damaged one is named.
     """
@@ -227,7 +237,22 @@ def find_run(path, folder):
                                       f"{', '.join(PRESETS)}; name one by --preset, or start a new run")
             recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
-            return candidate, {name: value for name, value in recorded.items() if name in RECORDED}
+            require_own_best(candidate, loaded)
+            return candidate, {name: value for name, value in recorded.items() if name in RECORDED}, notes
+
+
+def require_own_best(path, loaded) -> None:
+    """Refuse a best.ckpt of another run beside the checkpoint that is resumed: it would be taken for this one's."""
+    best = path.with_name("best.ckpt")
+    try:
+        other = load_checkpoint(best).get("rqvae") or {} if best != path else {}
+    except (CheckpointError, OSError):
+        return                              # a damaged one is replaced
+    own = loaded.get("rqvae") or {}
+    rows = [[{**row, "seconds": 0} for row in run_of.get("history") or ()][:1] for run_of in (own, other)]
+    if other and own and (other.get("fingerprint") != own.get("fingerprint") or all(rows) and rows[0] != rows[1]):
+        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: the best epoch from here on "
+                         "takes its place")
 
 
 def launch_of(path):
@@ -266,7 +291,8 @@ def run(job) -> int:
 def train(job, stop):
     """The run's history, or None if it was stopped."""
     settings, table = job.settings, job.items.dataset.table
-    distributed.require_same(table.checksum(), f"the features in {table.source}")
+    if distributed.world_size() > 1:
+        distributed.require_same(seen(job))
     say(f"Training on {job.items.description}, on {job.device}" + (
         f", in {distributed.world_size()} processes" if distributed.world_size() > 1 else ""))
     if job.items.interactions:
@@ -274,7 +300,8 @@ def train(job, stop):
     noted = {}
     if job.kept:
         train_rows, val_rows = split(job.kept, settings["val_fraction"], settings["seed"])
-        noted = {"held_out": val_rows.tolist(), "ancestors": job.kept.ancestors}
+        noted = {"held_out": val_rows.tolist(), "ancestors": job.kept.ancestors,
+                 "kept_checksum": codes_checksum(job.kept.codes)}
         say(f"Going on from {settings['from_']}; {int((job.kept.codes[:, 0] >= 0).sum()):,} items keep the IDs that "
             f"{settings['keep']} gives them")
     else:
@@ -322,6 +349,17 @@ def train(job, stop):
     finally:
         if job.tf32:        # what the report encodes is what infer.py will
             torch.set_float32_matmul_precision("highest")
+
+
+def seen(job) -> dict:
+    """What all processes that train together have to have alike; paths are each machine's own."""
+    kept, table = job.kept, job.items.dataset.table
+    found = {"the features": table.checksum(), "the item IDs": ids_checksum(table.item_ids),
+             "the checkpoint to resume": job.resume_from and file_checksum(job.resume_from),
+             "the IDs to keep, and their model": kept and [*kept.ancestors, codes_checksum(kept.codes)]}
+    options = {**job.settings, **{name: job.how[name] for name in ("amp", "compile")}, "tf32": job.tf32}
+    return {**found, **{"--" + name.replace("_", "-"): value for name, value in options.items()
+                        if name not in (*OPTIONS, *INTERACTIONS, "from_", "keep")}}
 
 
 def report(job, history) -> None:

@@ -4,14 +4,13 @@ import numpy as np
 import torch
 
 from ..collisions import id_keys
-from ..ids.generations import manifest_path, verified_manifest
+from ..ids.generations import check_checkpoint, manifest_path, verified_manifest
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import NUMBERED
 from ..ids.uniqueness import unique_ids
-from ..inference import batch_inference
+from ..inference import batch_inference, model_identity
 from ..items.batches import FeatureLoader
 from ..items.tables import TableRows
-from ..storage.checkpoint import weights_checksum
 from .console import say
 from .item_options import INTERACTIONS, OPTIONS
 from .sources import as_recorded, open_named
@@ -30,10 +29,7 @@ def prepare_verify(arguments, model, checkpoint, device):
     if manifest is None:
         raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; only what infer wrote "
                          "from 1.1 on can be verified")
-    weights, made = weights_checksum(model.state_dict()), manifest.get("checkpoint") or {}
-    if made.get("weights") != weights:
-        raise ValueError(f"{path} was made by {made.get('path')} ({str(made.get('weights'))[:8]}...), and {checkpoint} has other "
-                         f"weights ({weights[:8]}...); name the one that made it by --ckpt")
+    check_checkpoint(manifest, path, model_identity(model))
     noted = manifest.get("features") or {}
     places = noted.get("places") or {}
     given = {name: getattr(arguments, name) for name in (*OPTIONS, *INTERACTIONS)}
@@ -44,7 +40,15 @@ def prepare_verify(arguments, model, checkpoint, device):
     if not table.has_checksum(noted.get("checksum")):
         raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "
                          "are others); name those by --data")
-    return manifest, import_semantic_ids(path, manifest["format"] if manifest["format"] in NUMBERED else None), table
+    ids = import_semantic_ids(path, manifest["format"] if manifest["format"] in NUMBERED else None)
+    rows = manifest.get("rows") or range(len(table))
+    if None not in (ids.item_ids, table.item_ids):
+        wrong = next((pair for pair in zip(ids.item_ids[manifest["published before"]:], (table.item_ids[row] for row in rows))
+                      if str(pair[0]) != str(pair[1])), None)
+        if wrong:
+            raise ValueError(f"{path} has the ID of {wrong[0]!r} where {table.source} now has the item {wrong[1]!r}: item IDs were "
+                             "renamed, or put in another order; put the old ones back, or name them by --item-ids")
+    return manifest, ids, table
 
 
 def run_verify(job) -> int:

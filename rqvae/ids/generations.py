@@ -107,6 +107,9 @@ def verified_manifest(path):
         ValueError: one is missing, cut off or changed; it is named.
     """
     content = read_manifest(path)
+    if content and Path(path).name not in content["files"]:
+        raise ValueError(f"{manifest_path(path)} is of {', '.join(map(str, list(content['files'])[:3]))}, not of {path}; give both the "
+                         "names that they were written under, or remove the manifest to take the file as it is")
     for name, expected in (content or {}).get("files", {}).items():
         file = Path(path).parent / name
         remedy = f"restore the files of one generation, or remove {manifest_path(path).name} to take them as they are"
@@ -128,23 +131,28 @@ def with_kinds(ids, manifest):
     return ids
 
 
-def check_checkpoint(manifest, path, weights, ancestors=()) -> None:
+def check_checkpoint(manifest, path, identity, ancestors=()) -> None:
     """Refuse to go on from a generation with a model that its IDs mean nothing to.
 
     Args:
         manifest: of the generation, or None.
         path: of its file, for messages.
-        weights: checksum of the model's weights.
+        identity: of the model, see `inference.model_identity`.
         ancestors: checksums of those that it was trained on from, holding what they had published.
 
     Raises:
         ValueError: it is another model.
     """
-    made = ((manifest or {}).get("checkpoint") or {}).get("weights")
-    if made is not None and made != weights and made not in ancestors:
-        raise ValueError(f"{path} was made by other weights ({made[:8]}..., {manifest['checkpoint'].get('path')}) than these "
-                         f"({weights[:8]}...), and these were not trained on from them, so their codes mean other things; "
-                         "name that checkpoint, or train with --from and --keep")
+    made = (manifest or {}).get("checkpoint") or {}
+    weights = made.get("weights", identity["weights"])
+    if weights != identity["weights"] and weights not in ancestors:
+        raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than these "
+                         f"({identity['weights'][:8]}...), and these were not trained on from them, so their codes mean other "
+                         "things; name that checkpoint, or train with --from and --keep")
+    for name, value in (made.get("options") or {}).items():         # 1.2 and before recorded none
+        if identity["options"].get(name, value) != value:
+            raise ValueError(f"{path} was made by a model whose {name} was {value}, that of this one is "
+                             f"{identity['options'][name]}: the same weights give other codes; name {made.get('path')}")
 
 
 def file_checksum(path) -> str:

@@ -6,6 +6,7 @@ Shapes:  N items   M items published before   L levels   K codes of a level
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,11 @@ from ..codes import check_range
 from ..collisions import collision_ranks
 from ..storage.files import remove_stale_temporaries, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
-                                of_one_kind, rows_by_text)
+                                of_one_kind, rows_by_text, written_alike)
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import SemanticIds, existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
-from .generations import describe, verified_manifest, with_kinds, write_manifest
+from .generations import check_checkpoint, describe, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
 OWN = ("json", "jsonl", "csv", "npy")          # of `save_semantic_ids`
@@ -166,12 +167,17 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
     return [path for files in groups for path in files]
 
 
-def load_published(path, num_embeddings) -> SemanticIds:
-    """IDs that are in use already: codes (M, L), or (M, L+1) with a suffix.
+def load_published(path, num_embeddings, made=None, ancestors=()) -> tuple:
+    """IDs that are in use already, codes (M, L), or (M, L+1) with a suffix; and their manifest, or None.
+
+    Args:
+        path: the file.
+        num_embeddings: K of each level of the model that goes on from them.
+        made, ancestors: which model that is, see `generations.check_checkpoint`; None for whichever.
 
     Raises:
-        ValueError: they cannot be of a tokenizer with these codes, or are not what their manifest says; and what
-            reading raises.
+        ValueError: they cannot be of a tokenizer with these codes, are not what their manifest says, or are another model's;
+            and what reading raises.
     """
     manifest = verified_manifest(existing_file(path))
     published = with_kinds(load_semantic_ids(path), manifest)
@@ -180,7 +186,29 @@ def load_published(path, num_embeddings) -> SemanticIds:
         raise ValueError(f"{path} has {width} codes an item, the checkpoint gives {levels}, or {levels + 1} with a "
                          "suffix; name the checkpoint that it was made with")
     check_range(published.codes[:, :levels], num_embeddings, f"{path}: codes")
-    return published
+    _check_shared(published, levels, path, known=manifest is not None)
+    if made is not None:
+        check_checkpoint(manifest, path, made, ancestors)
+    return published, manifest
+
+
+def _check_shared(published, levels, path, known) -> None:
+    """Refuse, or without a suffix say, that items share an ID in a published table, whose manifest is not `known` to allow it."""
+    codes, count = published.codes, len(published.codes)
+    if codes.shape[1] > levels and codes[:, levels].max() >= count:
+        row = int(codes[:, levels].argmax())
+        raise ValueError(f"{path}: the suffix of row {row} is {codes[row, levels]}, but it counts items that share an ID, and there "
+                         f"are {count:,}; the file is damaged, or of other codes")
+    ranks, sizes = collision_ranks(codes)
+    if known or sizes.max() == 1:
+        return
+    second = int(np.flatnonzero(ranks == 1)[0])
+    first = int(np.flatnonzero((codes == codes[second]).all(axis=1))[0])
+    one, other = (published.item_ids[row] if published.item_ids else f"row {row}" for row in (first, second))
+    sentence = f"{path} gives {one} and {other} one ID, and {int((sizes > 1).sum()) - 2:,} more items share theirs"
+    if codes.shape[1] > levels:
+        raise ValueError(f"{sentence}, though it has a suffix to tell them apart; it was edited or damaged: restore it")
+    warnings.warn(f"{sentence}; if it was not written by --unique none, it was edited or damaged. They stay as they are")
 
 
 def published_method(published, num_embeddings, wanted, where) -> str:
@@ -219,11 +247,31 @@ def published_rows(published, where, item_ids, count) -> np.ndarray:
                          "so nobody can tell which of them are published already; put the published item IDs beside it, "
                          f"in {item_numbers_beside(where).name} (a line `ID<tab>row` for each), or give the new items "
                          "without item IDs to go on counting rows")
-    row_of = rows_by_text(range(len(published.codes)) if published.item_ids is None else published.item_ids)
-    rows = np.array([row_of.get(str(item), -1) for item in item_ids])
+    rows = rows_in(published, where, item_ids)
     if (rows >= 0).all():
         raise ValueError(f"all {count:,} items are in {where} already, such as {item_ids[0]!r}, and published IDs do not "
                          "change; there is nothing to add")
+    return rows
+
+
+def rows_in(published, where, item_ids) -> np.ndarray:
+    """(count,) the row of each item in `published`, by item ID, -1 where that is new.
+
+    Raises:
+        ValueError: most of the new ones are published item IDs, but for spaces, case or zeros in front; fewer are a warning.
+    """
+    known = range(len(published.codes)) if published.item_ids is None else published.item_ids
+    row_of = rows_by_text(known)
+    rows = np.array([row_of.get(str(item), -1) for item in item_ids])
+    new = [item_ids[row] for row in np.flatnonzero(rows < 0).tolist()]
+    alike = {written_alike(item): item for item in known} if new else {}
+    doubtful = [item for item in new if written_alike(item) in alike]
+    if doubtful:
+        sentence = (f"{len(doubtful):,} of {len(new):,} new item IDs are written otherwise in {where}, such as {str(doubtful[0])!r}, "
+                    f"there {str(alike[written_alike(doubtful[0])])!r}: the same items would get a second ID")
+        if 2 * len(doubtful) > len(new):
+            raise ValueError(f"{sentence}; write them alike on both sides")
+        warnings.warn(f"{sentence}; if they are others, nothing is wrong")
     return rows
 
 

@@ -8,7 +8,6 @@ Shapes:  N items   L levels
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -16,14 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..inference import ROWS_PER_CHUNK
-from ..storage.checkpoint import weights_checksum
+from ..codes import codes_checksum
+from ..inference import ROWS_PER_CHUNK, model_identity
 from ..storage.files import together, write_atomically
+from ..storage.item_ids import ids_checksum
 from .files import load_semantic_ids, save_semantic_ids
 
 # What a part has beside it, and what is said where that differs.
 _RECORD = {"model": "another checkpoint", "options": "another architecture", "rows": "other row numbers", "features": "other features",
-           "codes": "other codes than were written there"}
+           "item_ids": "other item IDs", "codes": "other codes than were written there"}
 _RECORD_LIMIT = 2**16           # bytes
 
 
@@ -121,11 +121,14 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
             found = json.loads(record.read_bytes()[:_RECORD_LIMIT]) if record.is_file() else {}
         except (ValueError, RecursionError):
             found = {}
-        expected = _made_of(shard, codes, model, features)
-        if isinstance(found, dict) and features.has_checksum(found.get("features"), shard.rows(len(features))):
-            expected["features"] = found["features"]            # as 1.1 made it, or as now
-        differ = [words for name, words in _RECORD.items()
-                  if not isinstance(found, dict) or found.get(name) != expected[name]]
+        expected, known = _made_of(shard, codes, model, features), dict(found) if isinstance(found, dict) else {}
+        if features.has_checksum(known.get("features"), shard.rows(len(features))):
+            expected["features"] = known["features"]            # as 1.1 made it, or as now
+        if isinstance(known.get("options"), dict):              # 1.2 and before recorded all
+            known["options"] = {name: known["options"].get(name) for name in expected["options"]}
+        if None in (known.get("item_ids"), expected["item_ids"]):
+            known["item_ids"] = expected["item_ids"]            # recorded from 1.3 on, where there are any
+        differ = [words for name, words in _RECORD.items() if known.get(name) != expected[name]]
         if differ:
             what = f"is of {' and '.join(differ)}" if found else f"has no {record.name} that says what made it"
             raise ValueError(f"{path} {what}; make it again by --shard {shard.index}/{shard.count} --overwrite")
@@ -134,11 +137,9 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
 
 
 def _made_of(shard, codes, model, features):
-    rows = shard.rows(len(features))
-    options = json.loads(json.dumps(model.hyper_parameters, default=str))
-    return {"model": weights_checksum(model.state_dict()), "options": options, "rows": [rows.start, rows.stop, len(features)],
-            "features": features.checksum(rows), "codes": hashlib.blake2b(
-                f"{codes.shape}".encode() + np.ascontiguousarray(codes, "<i8").tobytes(), digest_size=16).hexdigest()}
+    rows, made = shard.rows(len(features)), model_identity(model)
+    return {"model": made["weights"], "options": made["options"], "rows": [rows.start, rows.stop, len(features)],
+            "features": features.checksum(rows), "item_ids": ids_checksum(features.item_ids), "codes": codes_checksum(codes)}
 
 
 def _stem(output, suffix):

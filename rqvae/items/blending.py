@@ -69,8 +69,10 @@ class BlendedTable:
         self._table.check(chunk_rows, rows)
 
     def checksum(self, rows=None, *, earlier=False) -> str:
-        """"blended:" and 32 hex digits, which tell these features and interactions from any others."""
-        digest = hashlib.blake2b(self._table.checksum(rows, earlier=earlier).encode(), digest_size=16)
+        """"blended:" and 32 hex digits, which tell these features and interactions from any others; all of them also for some
+        rows, which are blended with others."""
+        part = "" if rows is None else f" {rows.start} {rows.stop}"
+        digest = hashlib.blake2b(f"{self._table.checksum(earlier=earlier)}{part}".encode(), digest_size=16)
         for part in (self._interactions.items, self._interactions.offsets):
             digest.update(np.ascontiguousarray(part, "<i8"))
         return f"blended:{digest.hexdigest()}"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..storage.item_ids import rows_by_text
 from .amazon_p5 import leave_one_out, load_sequences
 from .events import read_events
 from .readers import npy_file_header, require_file, require_size
@@ -107,7 +108,7 @@ class _Names:
 
     def __init__(self, count, item_ids):
         self.count = count
-        self.row_of = None if item_ids is None else {item_id: row for row, item_id in enumerate(item_ids)}
+        self.row_of = None if item_ids is None else rows_by_text(item_ids)
         self.example = None if item_ids is None else next(iter(item_ids), "")
         self.by_id, self.by_number = array("i"), array("i")      # -1: no such item; numbers from 0 to N
         self.first = None                                        # name, for messages

@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 import torch
 
+from ..storage.item_ids import of_one_kind
 from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
 
 
@@ -117,17 +118,24 @@ class PartsTable:
 def _joined(tables):
     """((P, N) row of each item in each table, -1 where it has none, or None for the rows themselves; item IDs)."""
     known = [table for table in tables if table.item_ids is not None]
+    texts = [list(map(str, table.item_ids)) for table in known]          # 5 and "5" name one item
     lengths = {len(table) for table in tables}
     if len(known) < len(tables):
+        other = next((table for table, ids in zip(known, texts) if ids != texts[0]), None)
+        if other is not None:
+            without = next(table.source for table in tables if table.item_ids is None)
+            raise ValueError(f"{known[0].source} and {other.source} have other item IDs, or the same in another order, and {without} "
+                             "has none, so nobody can tell which items its rows are; give it item IDs")
         if len(lengths) > 1:
             raise ValueError("the parts have " + ", ".join(f"{len(table)} rows ({table.source})" for table in tables) +
                              "; give them the same rows, NaN for what is missing, or item IDs in each file")
         return None, known[0].item_ids if known else None
-    ids = list(dict.fromkeys(item for table in tables for item in table.item_ids))
-    if all(list(table.item_ids) == ids for table in tables):
+    places = {text: row for row, text in enumerate(dict.fromkeys(text for ids in texts for text in ids))}
+    item_of = {text: item for table, other in zip(tables, texts) for text, item in zip(other, table.item_ids)}
+    ids = of_one_kind([item_of[text] for text in places])
+    if all(other == list(places) for other in texts):
         return None, ids
-    places = {item: row for row, item in enumerate(ids)}
     rows_of = np.full((len(tables), len(ids)), -1)
-    for row, table in zip(rows_of, tables):
-        row[[places[item] for item in table.item_ids]] = np.arange(len(table))
+    for row, other in zip(rows_of, texts):
+        row[[places[text] for text in other]] = np.arange(len(other))
     return rows_of, ids

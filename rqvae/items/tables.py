@@ -80,9 +80,20 @@ def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
     else:
         table = _open_files(_paths(source), key, None if item_ids is not None else id_column, item_ids is None)
     if item_ids is not None:
-        table = copy.copy(table)
+        own, table = table.item_ids, copy.copy(table)
         table.item_ids = load_item_ids(item_ids, len(table), id_column)
+        _require_order(own, table, item_ids)
     return table
+
+
+def _require_order(own, table, given) -> None:
+    """Refuse item IDs that were given and are those beside the features, in another order."""
+    one, other = ([] if ids is None else list(map(str, ids)) for ids in (own, table.item_ids))
+    if one and one != other and set(one) == set(other):
+        row = next(row for row, (mine, theirs) in enumerate(zip(one, other)) if mine != theirs)
+        where = given if isinstance(given, (str, os.PathLike)) else "item_ids"
+        raise ValueError(f"{table.source} has its own item IDs, and {where} has the same in another order: row {row} is {one[row]!r} "
+                         f"there and {other[row]!r} here; leave the wrong ones out")
 
 
 class FeatureTable:

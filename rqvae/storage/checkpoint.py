@@ -33,7 +33,7 @@ _RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch":
 _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
           "learning_rate": _NUMBER, "text_columns": list, "data": (str, list), **dict.fromkeys(
               ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch", "folder", "from_", "keep",
-               "features_checksum", "item_ids_checksum"), str),
+               "features_checksum", "item_ids_checksum", "kept_checksum"), str),
           **dict.fromkeys(("held_out", "ancestors", "weights"), list)}
 _NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER}        # what these lists hold
 

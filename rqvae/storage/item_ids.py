@@ -7,6 +7,7 @@ says which item is meant.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -53,6 +54,20 @@ def rows_by_text(ids) -> dict:
         raise ValueError(f"has the item ID {item!r} {times} times, first for row {first}, and {len(ids) - len(rows)} "
                          "repeats in all; expected each ID once")
     return rows
+
+
+def ids_checksum(ids):
+    """32 hex digits that tell item IDs in this order from any others, 5 and "5" being one; None for None."""
+    text = None if ids is None else "\n".join(map(str, ids))
+    return None if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def written_alike(item) -> str:
+    """An item ID without what gets lost or added on the way from one file to another: case, spaces around it, zeros
+    before a number, and the ".0" that a table with gaps makes of it."""
+    text = str(item).strip().casefold()
+    number = re.fullmatch(r"0*(\d+)(\.0)?", text)
+    return number[1] if number else text
 
 
 def kind_of(ids):

@@ -73,12 +73,14 @@ def test_a_file_that_exists_is_refused_unless_overwritten(tmp_path, formats, nam
     assert plan_outputs(formats, target, overwrite=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*a.npy gives row 0 and row 1 one ID")
 def test_published_ids_tell_how_they_were_made(tmp_path):
     save_semantic_ids(CODES, tmp_path / "a.npy")
     save_semantic_ids(np.column_stack([CODES, [0, 1, 0, 2]]), tmp_path / "b.npy")
     for name, method, other, words in (("a.npy", "optimal", "suffix", "without a suffix"),
                                        ("b.npy", "suffix", "nearest", "with a suffix")):
-        published = load_published(tmp_path / name, [4, 4])
+        published, manifest = load_published(tmp_path / name, [4, 4])
+        assert manifest is None
         assert published_method(published, [4, 4], None, name) == method
         with pytest.raises(ValueError, match=f"--unique is {other}, but the IDs in {name} are {words}"):
             published_method(published, [4, 4], other, name)
