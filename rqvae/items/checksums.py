@@ -5,6 +5,7 @@ Shapes:  N rows (items)   D feature width   n rows of one piece
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zlib
 
@@ -57,6 +58,9 @@ def row_sums(rows) -> np.ndarray:
     odd number of its place, modulo 2^64. One word changed always changes the sum."""
     if rows.shape[1] % 2:
         rows = np.concatenate([rows, np.zeros((len(rows), 1), "<f4")], axis=1)
-    words = rows.shape[1] // 2
-    factors = np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * words), "<u8") | 1
-    return np.einsum("nw,w->n", rows.view("<u8"), factors)
+    return np.einsum("nw,w->n", rows.view("<u8"), _factors(rows.shape[1] // 2))
+
+
+@functools.lru_cache(maxsize=8)
+def _factors(words):
+    return np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * words), "<u8") | 1

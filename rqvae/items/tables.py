@@ -12,7 +12,6 @@ import math
 import os
 import re
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from .identifiers import check_item_ids, load_item_ids
 from .parts import PartsTable
 from .readers import SUFFIXES, read_features
 
-_CHUNK = 4 * 2**20          # bytes of float32 rows held at once in a pass over a table
+_CHUNK = 2 * 2**20          # bytes of float32 rows held at once in a pass over a table
 _TOO_LARGE = 1e15           # a sum of 10^8 squares of it, a large batch, nears float32's 3.4e38
 _SAMPLE = 4096              # rows that stood for a table in a fingerprint before 1.1
 _OPEN_FILES = 64            # with more shards than this, none stays open between reads
@@ -150,7 +149,7 @@ class FeatureTable:
         these rows costs nothing more afterwards.
 
         Args:
-            chunk_rows: rows held at once; unless said, 4 MiB of them.
+            chunk_rows: rows held at once; unless said, 2 MiB of them.
             rows: a range of at least one row number, to look at those only.
 
         Raises:
@@ -158,32 +157,18 @@ class FeatureTable:
         """
         part = range(len(self)) if rows is None else rows
         where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
-        broken, zero = _Rows(), _Rows()
-        lowest, highest = np.inf, -np.inf                           # (D,) from the first chunk on
-        with ThreadPoolExecutor(1) as beside:                       # a core that is free takes the checksum over
-            taken = None
-            for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
-                if part.start % ROWS_PER_BLOCK == 0:
-                    if taken:
-                        taken.result()                              # one chunk behind, not more
-                    taken = beside.submit(self._checksums.add, first, chunk)
-                with np.errstate(invalid="ignore"):
-                    low, high = chunk.min(axis=0), chunk.max(axis=0)    # NaN wins in both
-                if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                    broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
-                suspects = np.flatnonzero(chunk[:, 0] == 0)             # few, so few are read twice
-                zero.add(first, suspects[~chunk[suspects].any(axis=1)])
-                lowest, highest = np.fmin(lowest, low), np.fmax(highest, high)
-            if taken:
-                taken.result()
-        if broken.count:
-            raise ValueError(f"{where} has NaN or Inf in {broken.count} of {len(part)} rows "
-                             f"({broken}); repair or remove those rows")
-        largest = max(-float(lowest.min()), float(highest.max()))
-        if largest > _TOO_LARGE:
-            raise ValueError(f"{where} has numbers as large as {largest:.2g}, whose squares "
+        seen = _Seen()
+        for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
+            seen.add(first, chunk)
+            if part.start % ROWS_PER_BLOCK == 0:
+                self._checksums.add(first, chunk)
+        if seen.broken.count:
+            raise ValueError(f"{where} has NaN or Inf in {seen.broken.count} of {len(part)} rows "
+                             f"({seen.broken}); repair or remove those rows")
+        if seen.largest > _TOO_LARGE:
+            raise ValueError(f"{where} has numbers as large as {seen.largest:.2g}, whose squares "
                              f"overflow float32; {_SCALE}")
-        self._warn(where, len(part), np.flatnonzero(lowest == highest), zero)
+        self._warn(where, len(part), seen.constant, seen.zero)
 
     def checksum(self, rows=None, *, earlier=False) -> str:
         """A mark and 32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
@@ -301,6 +286,36 @@ class TableRows:
         """(B, D) float32, as `FeatureTable.rows`."""
         index = index if isinstance(index, slice) else torch.as_tensor(index, dtype=torch.int64)
         return self._table.rows(self._rows[index])
+
+
+class _Seen:
+    """What a pass over rows has met so far.
+
+    Attributes:
+        broken, zero: `_Rows` with NaN or Inf, and of zeros only.
+        largest: at least the largest magnitude, where that is too large.
+        constant: the columns that were the same in every row.
+    """
+
+    def __init__(self):
+        self.broken, self.zero, self.largest, self.constant = _Rows(), _Rows(), 0.0, None
+
+    def add(self, first, chunk):
+        """(n, D) rows in working precision, the first of which is number `first`."""
+        flat = chunk.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # One product over all numbers tells that none is NaN, Inf or too large; who fails that is looked at.
+            if chunk.dtype.kind != "f" or not np.dot(flat, flat) < _TOO_LARGE ** 2 / 4:
+                self.broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
+                self.largest = max(self.largest, -float(chunk.min()), float(chunk.max()))
+        suspects = np.flatnonzero(chunk[:, 0] == 0)                 # few, so few are read twice
+        self.zero.add(first, suspects[~chunk[suspects].any(axis=1)])
+        if self.constant is None:
+            self.constant, self._row = np.arange(chunk.shape[1]), chunk[0].copy()
+        for rows in (chunk[-1:], chunk):                            # after the last row there are few to look at
+            if len(self.constant):
+                same = rows[:, self.constant] == self._row[self.constant]
+                self.constant = self.constant[same.all(axis=0)]
 
 
 class _Rows:
