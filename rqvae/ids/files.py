@@ -9,7 +9,6 @@ Shapes:  N items   L levels
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from array import array
@@ -21,7 +20,8 @@ import numpy as np
 
 from ..codes import as_codes, as_item_ids, as_labels
 from ..collisions import collision_report
-from ..storage.files import describe_content, nearest_names, remove_stale_temporaries, together, write_atomically
+from ..storage.arrays import INTEGERS, read_npy
+from ..storage.files import brief, describe_content, nearest_names, remove_stale_temporaries, together, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
@@ -212,23 +212,10 @@ def existing_file(path) -> Path:
 
 
 def _read_npy(path):
-    with open(path, "rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0,
-                               (2, 0): np.lib.format.read_array_header_2_0}[version](file)
-        except Exception:               # a damaged header makes numpy raise a dozen kinds
-            raise ValueError(f"{path} is not a .npy file of integers: "
-                             f"{describe_content(path)}") from None
-        held = path.stat().st_size - file.tell()
-    if dtype.kind not in "iu" or len(shape) not in (1, 2) or min(shape) < 1:
-        raise ValueError(f"{path} holds {dtype} of shape {shape}; "
-                         "expected integers of shape (items, levels)")
-    promised = math.prod(shape) * dtype.itemsize
-    if held < promised:
-        raise ValueError(f"{path} is cut short: it has {held} bytes of data, "
-                         f"its header promises {promised}")
-    return SemanticIds(_checked(path, as_codes, np.load(path, allow_pickle=False)), None, None)
+    codes = read_npy(path, INTEGERS)
+    if codes.ndim not in (1, 2):
+        raise ValueError(f"{path} holds {codes.dtype} of shape {codes.shape}; expected integers of shape (items, levels)")
+    return SemanticIds(_checked(path, as_codes, codes), None, None)
 
 
 def _read_json(path):
@@ -303,16 +290,16 @@ def _parsed_line(line, row, width, labels):
         raise ValueError(f"expected an object such as {{\"row\": {row}, \"codes\": [183, 70]}}, "
                          f"found {line[:60]!r}")
     if not all(type(code) is int and 0 <= code < 2 ** 63 for code in codes):
-        raise ValueError(f"codes must be integers of 0 or more, found {str(codes)[:60]}")
+        raise ValueError(f"codes must be integers of 0 or more, found {brief(codes)}")
     if len(codes) != (width or len(codes)):
         raise ValueError(f"{len(codes)} codes, but {width} in each line before")
     if entry.get("row", row) != row:
-        raise ValueError(f"its row is {str(entry['row'])[:40]}, but it stands in the place of row "
+        raise ValueError(f"its row is {brief(entry['row'], 40)}, but it stands in the place of row "
                          f"{row}; lines are missing, twice there, or sorted")
     for name, values in labels.items():
         if name in entry:
             if not isinstance(entry[name], (str, int)) or isinstance(entry[name], bool):
-                raise ValueError(f"{name} must be text, found {str(entry[name])[:40]}")
+                raise ValueError(f"{name} must be text, found {brief(entry[name], 40)}")
             values.append(entry[name] if name == "item_id" else str(entry[name]))
     return codes
 

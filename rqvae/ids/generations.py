@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.files import unnamed, write_atomically
+from ..storage.files import brief, unnamed, write_atomically
 from ..storage.item_ids import as_integers, kind_of
 
 MANIFEST = ".manifest"
@@ -95,7 +95,7 @@ def read_manifest(path):
         raise ValueError(f"{beside} is cut off or damaged, so nobody can tell whether {path} is what was published; restore "
                          "both, or remove the manifest to take the file as it is")
     if content["manifest"] != FORMAT:
-        raise ValueError(f"{beside} has the format {str(content['manifest'])[:20]}, this version reads {FORMAT}; use the "
+        raise ValueError(f"{beside} has the format {brief(content['manifest'], 20)}, this version reads {FORMAT}; use the "
                          "version that wrote it")
     return content
 

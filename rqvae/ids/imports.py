@@ -15,7 +15,8 @@ import torch
 from ..codes import as_codes, as_item_ids
 from ..storage.files import describe_content
 from ..storage.item_ids import id_values, in_row_order
-from ..storage.packed import parquet_batches
+from ..storage.packed import require_likely
+from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, read_torch_file
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
 from .tables import read_listed_table
@@ -95,17 +96,19 @@ def _read_catalogue(path):
     """FlashRec's {"3,9,1": [{"pid": 17}, ...], ...}; where it names no items, one a key."""
     try:
         catalogue = json.loads(path.read_bytes())
-        codes, pids = [], []
+        counted, pids = [], []                              # codes and how many items have them
         for key, items in catalogue.items():
             here = [item["pid"] for item in items] if isinstance(items, list) else [None]
-            codes += [[int(code) for code in key.split(",")]] * len(here)
+            counted.append((array("q", map(int, key.split(","))), len(here)))
             pids += here
-        table = np.array(codes, np.int64) if len(set(map(len, codes))) == 1 else None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise ValueError(f"{path} is not a catalogue of FlashRec ({describe_content(path)}); expected "
                          '{"3,9,1": [{"pid": 17}], ...}') from None
-    if table is None:
-        raise ValueError(f"{path} has IDs of {sorted(set(map(len, codes)))} codes; expected as many in each")
+    widths = sorted({len(codes) for codes, _ in counted})
+    if len(widths) != 1:
+        raise ValueError(f"{path} has IDs of {widths} codes; expected as many in each")
+    require_likely(path, 8 * widths[0] * len(pids), path, "give each item an ID of a few codes")
+    table = np.concatenate([np.tile(codes, (count, 1)) for codes, count in counted])
     rows = [str(pid) for pid in pids]
     if set(rows) == set(map(str, range(len(rows)))):        # row numbers: back into their order
         table[np.array(rows, np.int64)] = table.copy()
@@ -154,31 +157,19 @@ def _read_tensor(path, format):
 
 
 def _read_parquet(path, format):
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError(f"{path} is Parquet, which needs the package pyarrow: "
-                          "pip install pyarrow") from None
-    wanted = _TORCHEASYREC[format == "torcheasyrec-offset"]
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            ids = next((name for name in ("pid", "item_id") if name in columns), None)
-            codes = next((name for name in wanted if name in columns), None)
-            read = [name for name in (ids, codes) if name]
-            batches = list(parquet_batches(path, file, read, "save it as .jsonl"))
-            table = pyarrow.Table.from_batches(batches) if batches else file.schema_arrow.empty_table().select(read)
-        item_ids = id_values(table[ids].to_pylist(), path) if ids else None
-        lists = table[codes].combine_chunks() if codes else None
-    except Exception as error:          # damage makes pyarrow raise a dozen kinds
-        if type(error) is ValueError and str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as Parquet ({type(error).__name__}): "
-                         f"{describe_content(path)}") from None
-    if ids is None or codes is None:
-        raise ValueError(f"{path} has the columns {', '.join(columns)}; expected pid or item_id, "
-                         "and codes")
+    with ParquetTable(path, "save it as .jsonl") as file:
+        columns = file.schema.names
+        ids = next((name for name in ("pid", "item_id") if name in columns), None)
+        codes = next((name for name in _TORCHEASYREC[format == "torcheasyrec-offset"] if name in columns), None)
+        if ids is None or codes is None:
+            raise ValueError(f"{path} has the columns {', '.join(columns)}; expected pid or item_id, and codes")
+        item_ids, lists = [], []
+        for labels, batch in file.batches([ids, codes]):
+            item_ids += id_values(labels, path)
+            lists.append(batch)
+        kind = file.schema.field(codes).type
+    import pyarrow
+    lists = pyarrow.chunked_array(lists, kind).combine_chunks()
     if pyarrow.types.is_fixed_size_list(lists.type):
         lists = lists.cast(pyarrow.list_(lists.type.value_type))
     if not pyarrow.types.is_list(lists.type) and not pyarrow.types.is_large_list(lists.type):

@@ -72,7 +72,8 @@ def read_table(path) -> tuple:
         try:
             header = next(lines, [])
             first = next((place for place, name in enumerate(header) if name == "code_1"), None)
-            if first is None or header[first:] != [f"code_{level}" for level in range(1, len(header) - first + 1)] or \
+            if first is None or any(
+                    name != f"code_{level}" for level, name in enumerate(header[first:], start=1)) or \
                     header[:first] not in (["row"], ["item_id"], ["row", "name"], ["item_id", "name"]):
                 raise ValueError(f"its header is {str(header)[:80]}; expected item_id (or row), name if there are any, "
                                  "code_1, code_2, ...")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..codes import as_codes, level_sizes
+from ..storage.words import brief
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TOKEN = re.compile(r"<([a-z])_([0-9]{1,18})>")         # 18 digits always fit int64
@@ -72,7 +73,7 @@ def token_codes(tokens) -> list[int]:
     for letter, token in zip(_LETTERS, tokens):
         match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
         if not match or match[1] != letter:
-            raise ValueError(f"expected a token such as <{letter}_12>, got {str(token)[:40]!r}")
+            raise ValueError(f"expected a token such as <{letter}_12>, got {brief(token, 40)!r}")
         codes.append(int(match[2]))
     return codes
 

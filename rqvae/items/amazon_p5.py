@@ -17,6 +17,7 @@ import html
 import json
 import os
 import re
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 
 from ..storage.files import describe_content
 from ..storage.item_ids import rows_by_text
+from ..storage.packed import require_likely
 from . import DEFAULT_ENCODER
 from .batches import FeatureDataset, open_features
 from .texts import as_text, encode_texts_once
@@ -238,7 +240,7 @@ def _item_ids(path) -> List[str]:
 
 def _read_metadata(path, wanted):
     """`({ASIN: {field: words}}, lines, unreadable lines)`; an item's first line counts."""
-    metadata, unreadable, lines = {}, 0, 0
+    metadata, unreadable, lines, held = {}, 0, 0, 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of invalid escapes in other people's strings
@@ -251,8 +253,10 @@ def _read_metadata(path, wanted):
                 asin = (record or {}).get("asin")
                 if record is None:
                     unreadable += 1
-                elif isinstance(asin, str) and asin in wanted:
-                    metadata.setdefault(asin, _described(record))
+                elif isinstance(asin, str) and asin in wanted and asin not in metadata:
+                    metadata[asin] = _described(record)
+                    held += sum(map(sys.getsizeof, metadata[asin].values()))
+                    require_likely(f"the text of the items in {path}", held, path, "unpack P5_data.zip again")
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as gzip ({error}); unpack P5_data.zip again"
                          ) from error

@@ -13,7 +13,8 @@ from datetime import datetime
 import numpy as np
 
 from ..storage.files import describe_content
-from ..storage.packed import require_likely
+from ..storage.packed import decoding
+from ..storage.parquet import ParquetTable
 
 # Columns that are looked for, in lower case and without RecBole's types ("user_id:token").
 COLUMNS = {
@@ -102,30 +103,17 @@ def _csv(path, columns):
 
 def _parquet(path, columns):
     """As `_csv`."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError(f"{path} is Parquet, which needs the package pyarrow: pip install pyarrow") from None
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            found = _columns(path, file.schema_arrow.names, columns)
-            wanted = [name for name in found.values() if name is not None]
-            require_likely(f"{path}, with {file.metadata.num_rows:,} rows,", 16 * file.metadata.num_rows, path, "save it as .csv")
-            yield found["time"]
-            for batch in file.iter_batches(_AT_ONCE, columns=wanted):
-                users, items = (_texts(path, batch.column(found[kind]), found[kind]) for kind in ("user", "item"))
-                yield users, items, [] if found["time"] is None else _times(path, batch.column(found["time"]))
-    except (pyarrow.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):       # of the disk; pyarrow raises one without a number for damage, too
-            raise
-        raise ValueError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); save it again") from None
+    with ParquetTable(path, "save it as .csv") as file:
+        found = _columns(path, file.schema.names, columns)
+        yield found["time"]
+        for users, items, *times in file.batches([name for name in found.values() if name is not None]):
+            yield (_texts(path, users, found["user"]), _texts(path, items, found["item"]),
+                   _times(path, *times) if times else [])
 
 
 def _texts(path, column, name):
     import pyarrow
     kinds = pyarrow.types
-    column = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
     known = (kinds.is_integer, kinds.is_string, kinds.is_large_string)
     if column.null_count or not any(is_kind(column.type) for is_kind in known):
         found = "gaps" if column.null_count else str(column.type)
@@ -136,12 +124,13 @@ def _texts(path, column, name):
 def _times(path, column):
     import pyarrow
     if pyarrow.types.is_temporal(column.type):
-        column = column.cast(pyarrow.timestamp("us")).cast(pyarrow.int64())
+        with decoding(path):                # a time of day is no date
+            column = column.cast(pyarrow.timestamp("us")).cast(pyarrow.int64())
     values = column.to_pylist()
     try:
         return [_seconds(value) if isinstance(value, str) else float(value) for value in values]
-    except (TypeError, ValueError):
-        bad = next(value for value in values if not isinstance(value, (int, float, str)) or isinstance(value, str))
+    except (TypeError, ValueError, OverflowError):
+        bad = next((value for value in values if not isinstance(value, (int, float))), None)
         raise ValueError(f"{path} has {str(bad)[:40]!r} for a time; expected numbers or dates") from None
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..storage.arrays import IDS, Npz, read_npy
 from ..storage.files import describe_content
 from ..storage.item_ids import ITEM_NUMBERS, id_column, id_values, of_one_kind, read_item_numbers, rows_by_text
-from ..storage.packed import parquet_batches
+from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
-from .readers import npy_file_header, require_file, require_size, stored_array
+from .readers import require_file, stored_array
 
-_MOST_SQUEEZED = 200            # item IDs padded to the longest shrink to a fiftieth, what attacks to a thousandth
 _KINDS = ".txt (one a line), .json, .npy, .item2id, .csv, .tsv, .parquet, .npz or .pt"
 
 
@@ -48,7 +47,7 @@ def load_item_ids(source, count, column=None) -> list:
     if column is not None and suffix not in _COLUMNS:
         raise ValueError(f"{path} has no columns, so none is called {column!r}; leave the column out")
     if suffix == ".npy":
-        return check_item_ids(_read_npy(path), count, path)
+        return check_item_ids(id_values(read_npy(path, IDS), path), count, path)
     if suffix == ITEM_NUMBERS:
         return check_item_ids(read_item_numbers(path), count, path)
     if suffix in _COLUMNS:
@@ -114,38 +113,14 @@ def _read_csv(path, column):
 
 
 def _read_parquet(path, column):
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ImportError(f"{path} needs a package that is not installed: pip install pyarrow") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            chosen = _only(names, column, path)
-            values = [value for batch in parquet_batches(path, file, [chosen], "save them as .txt, a line each")
-                      for value in batch.column(0).to_pylist()]
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as Parquet ({error}); {describe_content(path)}") from error
-    except Exception as error:                  # damage makes pyarrow raise a dozen kinds
-        raise ValueError(f"{path} cannot be read as Parquet ({type(error).__name__}); {describe_content(path)}") from error
-    return id_values(values, path)
+    with ParquetTable(path, "save them as .txt, a line each") as file:
+        chosen = _only(file.schema.names, column, path)
+        return [item for values, in file.batches([chosen]) for item in id_values(values, path)]
 
 
 def _read_npz(path, column):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            name = _only(archive.files, column, path)
-            if any(info.file_size > _MOST_SQUEEZED * info.compress_size for info in archive.zip.infolist()):
-                raise ValueError(f"{path} would unpack to more than {_MOST_SQUEEZED} times its size; save it with np.savez")
-            return id_values(archive[name], path)
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as .npz ({error}); {describe_content(path)}") from error
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as .npz ({type(error).__name__}); {describe_content(path)}") from error
+    with Npz(path) as archive:
+        return id_values(archive.values(_only(archive.names, column, path), IDS), path)
 
 
 def _read_torch(path, column):
@@ -164,18 +139,3 @@ def _read_torch(path, column):
 
 _COLUMNS = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".npz": _read_npz, ".pt": _read_torch,
             ".pth": _read_torch}
-
-
-def _read_npy(path):
-    header = npy_file_header(path)
-    match = re.fullmatch(r"[<>|=]?([iuSU])([1-9]\d{0,8})", header.descr)
-    if not match or len(header.shape) != 1:
-        raise ValueError(f"{path} holds dtype {header.descr or 'records'} of shape {header.shape}; "
-                         "expected a flat array of text or whole numbers")
-    width = int(match[2]) * (4 if match[1] == "U" else 1)
-    require_size(path, path.stat().st_size, header.size + header.shape[0] * width)
-    try:
-        values = np.fromfile(path, header.descr, header.shape[0], offset=header.size).tolist()
-        return [value.decode() if isinstance(value, bytes) else value for value in values]
-    except (TypeError, ValueError, SystemError) as error:   # bad widths and characters
-        raise ValueError(f"{path} holds damaged item IDs ({error}); save them again") from error

@@ -8,17 +8,17 @@ Shapes:  N items, rows of the feature table   U users   E events (a user took an
 
 from __future__ import annotations
 
-import math
 from array import array
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..storage.arrays import INTEGERS, read_npy
 from ..storage.item_ids import rows_by_text
 from .amazon_p5 import leave_one_out, load_sequences
 from .events import read_events
-from .readers import npy_file_header, require_file, require_size
+from .readers import require_file
 from .user_lists import read_lists
 
 SUFFIXES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".npy")
@@ -170,17 +170,11 @@ def read_pairs(path) -> np.ndarray:
     """
     path = Path(path)
     require_file(path)
-    header = npy_file_header(path)
-    if len(header.shape) != 2 or header.shape[1] != 2 or not header.shape[0] or header.descr[1:2] not in ("i", "u"):
-        raise ValueError(f"{path} holds {header.descr or 'records'} of shape {header.shape}; expected integers of shape "
-                         "(pairs, 2), row numbers of items that go together")
-    try:                                # not np.load, which reads the header as Python and trips over damaged ones
-        width = np.dtype(header.descr).itemsize
-        require_size(path, path.stat().st_size, header.size + math.prod(header.shape) * width)
-        pairs = np.fromfile(path, header.descr, math.prod(header.shape), offset=header.size)
-    except (TypeError, SystemError) as error:       # bad widths
-        raise ValueError(f"{path} holds damaged pairs ({error}); save them again") from None
-    return pairs.reshape(header.shape, order="F" if header.fortran else "C")
+    pairs = read_npy(path, INTEGERS)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
+        raise ValueError(f"{path} holds {pairs.dtype} of shape {pairs.shape}; expected integers of shape (pairs, 2), row "
+                         "numbers of items that go together")
+    return pairs
 
 
 def _read_pairs(path, names):

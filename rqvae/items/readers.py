@@ -9,23 +9,19 @@ Shapes:  N rows (items)   D feature width
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import os
-import re
 import warnings
-import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ..storage.arrays import IDS, NPY, NUMBERS, ZIP, Npz, cut_off, npy_header, npy_start, require_size, require_start
 from ..storage.files import describe_content, nearest_names
 from ..storage.item_ids import id_column as column_of_ids, id_values
-from ..storage.packed import parquet_batches, require_likely
+from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
 from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
@@ -33,25 +29,13 @@ SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")
 
 _SAVE = "save features with np.save('features.npy', array)"
 _AGAIN = "copy or save it again"
-_NPY, _ZIP, _PARQUET = b"\x93NUMPY", b"PK\x03\x04", b"PAR1"
-_NPY_FIELDS = {     # not parsed as Python, whose documentation says that hostile text can crash it
-    "descr": r"""['"]descr['"]\s*:\s*(?:['"]([^'"\s]{0,40})['"]|[\[(])""",
-    "fortran_order": r"""['"]fortran_order['"]\s*:\s*(True|False)""",
-    "shape": r"""['"]shape['"]\s*:\s*\(([\d\s,L]*)\)""",
-}
-_NPY_HEADER = 2**16                             # bytes; numpy writes 128
+_STARTS = {".npy": (NPY, ".npy"), ".npz": (ZIP, ".npz"), ".pt": (ZIP, ".pt (torch >= 1.6)"),
+           ".pth": (ZIP, ".pth (torch >= 1.6)"), ".parquet": (b"PAR1", ".parquet")}
 _SAFETENSORS_HEADER = 100 * 10**6               # bytes; the format's own bound
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
     "I16": "<i2", "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }
-
-
-class NpyHeader(NamedTuple):
-    descr: str          # numpy's type string, such as "<f4"; "" for records
-    fortran: bool       # stored column after column
-    shape: tuple
-    size: int           # bytes before the data
 
 
 def read_features(path, key=None, id_column=None):
@@ -67,11 +51,14 @@ def read_features(path, key=None, id_column=None):
     Raises:
         FileNotFoundError: there is no such file; similar names are offered.
         NoRows: it is a table without rows.
+        ImportError: it is Parquet, and pyarrow is missing.
         ValueError: it is of another kind, damaged, or not an (N, D) table of numbers.
     """
     path = Path(path)
     require_file(path)
     suffix = path.suffix.lower()
+    if suffix in _STARTS:
+        require_start(path, *_STARTS[suffix], _SAVE)
     if suffix == ".npy":
         _refuse_key(path, key)
         if id_column is not None:
@@ -101,103 +88,25 @@ def require_file(path):
 
 # ---- .npy and .npz
 
-def npy_header(stream, where, size) -> NpyHeader:
-    """The header of the `.npy` bytes in `stream`, of which there are `size`.
-
-    Format: numpy.lib.format, versions 1.0 to 3.0.
-    """
-    start = stream.read(12)
-    begin = 10 if start[6:7] == b"\x01" else 12     # where the text begins, after its length
-    end = begin + int.from_bytes(start[8:begin], "little")
-    if size < end or size < begin:
-        raise ValueError(_cut_off(where, size, end))
-    stream.seek(begin)
-    text = stream.read(min(end - begin, _NPY_HEADER)).decode("latin1")
-    fields = {name: re.search(pattern, text) for name, pattern in _NPY_FIELDS.items()}
-    sizes = re.findall(r"\d+", fields["shape"][1]) if fields["shape"] else []
-    if None in fields.values() or any(len(digits) > 18 for digits in sizes):
-        raise ValueError(f"{where} has a damaged header ({text[:60]!r}); {_AGAIN}")
-    fortran = fields["fortran_order"][1] == "True"
-    return NpyHeader(fields["descr"][1] or "", fortran, tuple(map(int, sizes)), end)
-
-
-def npy_file_header(path) -> NpyHeader:
-    """The header of a `.npy` file; `require_size` compares its promise with the file."""
-    return _npy_start(path)[0]
-
-
-def _npy_start(path):
-    """(header, what the file looked like when it was read)."""
-    _require_start(path, _NPY, ".npy")
-    with open(path, "rb") as file:
-        seen = os.fstat(file.fileno())
-        return npy_header(file, path, seen.st_size), seen
-
-
-def require_size(where, size, promised):
-    """Refuse fewer bytes than a header promises; more of them are ignored with a warning."""
-    if size < promised:
-        raise ValueError(_cut_off(where, size, promised))
-    if size > promised:
-        warnings.warn(f"{where} has {size} bytes, its header promises {promised}; "
-                      "what follows the first array is not used", stacklevel=2)
-
-
 def _read_npy(path):
-    header, seen = _npy_start(path)
+    header, seen = npy_start(path)
     stored, shape = _table_in(path, header, seen.st_size)
     return file_block(path, header.size, shape, stored, fortran=header.fortran, seen=seen)
 
 
 def _read_npz(path, key, id_column):
-    _require_start(path, _ZIP, ".npz")
-    with _decoding(path), zipfile.ZipFile(path) as archive:
-        infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    members = {info.filename[:-4]: info for info in infos}
-    with _decoding(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        ids, names = _ids_apart(path, members, key, id_column)
+    with Npz(path) as archive:
+        ids, names = _ids_apart(path, archive.names, key, id_column)
         if ids is not None:
-            ids = id_values(_loaded(path, ids, _member(archive, path, members[ids])), f"{path}[{ids!r}]")
-        elif key is None and len(names) > 1:
-            shapes = {_header(path, name, _member(archive, path, members[name], 2**12)).shape for name in names}
-            if _one_vector_each(shapes):
-                rows = [_loaded(path, name, _member(archive, path, members[name])) for name in names]
-                return [_stacked(path, rows)], list(names)
+            ids = id_values(archive.values(ids, IDS), archive.where(ids))
+        elif key is None and len(names) > 1 and _one_vector_each({archive.header(name).shape for name in names}):
+            return [_stacked(path, [archive.values(name, NUMBERS) for name in names])], names
         name = _pick(path, names, key, "array")
-        content = _member(archive, path, members[name])
-    where = f"{path}[{name!r}]"
-    header = _header(path, name, content)
+        where, content = archive.where(name), archive.content(name)
+    header = npy_header(content, where)
     stored, shape = _table_in(where, header, len(content))
     flat = np.frombuffer(content, stored, shape[0] * shape[1], header.size)
     return [array_block(flat.reshape(shape, order="F" if header.fortran else "C"), where)], ids
-
-
-def _member(archive, path, info, most=None):
-    """The bytes of one array in a `.npz`, or the first `most` of them."""
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{path}[{info.filename[:-4]!r}] is compressed as numpy never does; save it with np.savez")
-    if most is None:
-        require_likely(f"{path}[{info.filename[:-4]!r}]", info.file_size, path, "save it with np.savez, uncompressed")
-    with _decoding(path), archive.open(info) as file:
-        return file.read() if most is None else file.read(most)
-
-
-def _header(path, name, content):
-    if not content.startswith(_NPY):
-        raise ValueError(f"{path}[{name!r}] is not a .npy array (starts with {content[:16]!r}); "
-                         "save it with np.savez")
-    return npy_header(io.BytesIO(content), f"{path}[{name!r}]", len(content))
-
-
-def _loaded(path, name, content):
-    """A whole array of a `.npz`."""
-    _header(path, name, content)
-    try:
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path}[{name!r}] cannot be read ({error}); save it as text or numbers") from error
 
 
 def _table_in(where, header, size):
@@ -212,7 +121,6 @@ def _table_in(where, header, size):
 
 def _read_torch(path, key, id_column):
     """Its tensors stay in the file, which is read through once: the format has checksums."""
-    _require_start(path, _ZIP, f"{path.suffix} (torch >= 1.6)")
     try:
         content, where = find_torch_tensors(path), path
     except CheckpointError as error:
@@ -227,6 +135,7 @@ def _read_torch(path, key, id_column):
             ids = content[name]
             ids = id_values(stored_array(path, ids) if isinstance(ids, StoredTensor) else ids, f"{path}[{name!r}]")
         elif key is None and len(tensors) > 1 and _one_vector_each({value.shape for value in tensors.values()}):
+            _require_own(path, sum(math.prod(value.shape) * value.dtype.itemsize for value in tensors.values()))
             rows = [stored_array(path, value) for value in tensors.values()]
             bfloat16 = {value.dtype == torch.bfloat16 for value in tensors.values()} == {True}
             return [_stacked(path, rows, bfloat16)], list(tensors)
@@ -283,7 +192,7 @@ def _read_safetensors(path, key, id_column):
     if not text.startswith(b"{"):
         raise ValueError(f"{path} is not a .safetensors file: {describe_content(path)}; {_SAVE}")
     if size < 8 + length:
-        raise ValueError(_cut_off(path, size, 8 + length))
+        raise ValueError(cut_off(path, size, 8 + length))
     try:
         entries = json.loads(text.decode())
         entries = {name: entry for name, entry in entries.items() if name != "__metadata__"}
@@ -291,15 +200,16 @@ def _read_safetensors(path, key, id_column):
         raise ValueError(f"{path} has a damaged header ({text[:60]!r}); {_AGAIN}") from None
     ids, names = _ids_apart(path, entries, key, id_column)
     if ids is not None:
-        ids = _safetensor(path, size, 8 + length, entries, ids)[1].tolist()
+        ids = id_values(_safetensor(path, size, 8 + length, entries, ids)[1], f"{path}[{ids!r}]")
     elif key is None and len(names) > 1 and _one_vector_each({_shape_of(entries[name]) for name in names}):
+        _require_own(path, sum(_safetensors_entry(path, size, 8 + length, entries, name)[4] for name in names))
         read = [_safetensor(path, size, 8 + length, entries, name) for name in names]
         if len({kind for kind, _ in read}) == 1:
             block = _stacked(path, [row for _, row in read], bfloat16=read[0][0] == "BF16")
             return [block], list(names)
     name = _pick(path, names, key, "tensor")
     where = f"{path}[{name!r}]"
-    kind, stored, shape, begin = _safetensors_entry(path, size, 8 + length, entries, name)
+    kind, stored, shape, begin, _ = _safetensors_entry(path, size, 8 + length, entries, name)
     shape = table_shape(where, shape)
     return [file_block(path, begin, shape, stored, bfloat16=kind == "BF16", seen=seen)], ids
 
@@ -310,7 +220,7 @@ def _shape_of(entry):
 
 
 def _safetensors_entry(path, size, start, entries, name):
-    """(type name, numpy type, shape, first byte) of a tensor, once the file bears its entry out."""
+    """(type name, numpy type, shape, first byte, bytes) of a tensor, once the file bears its entry out."""
     where = f"{path}[{name!r}]"
     try:
         entry = entries[name]
@@ -324,13 +234,13 @@ def _safetensors_entry(path, size, start, entries, name):
     stored = np.dtype(_SAFETENSORS[kind])
     promised = start + first + math.prod(shape) * stored.itemsize
     if promised != start + last or size < promised:
-        raise ValueError(_cut_off(where, size, promised))
-    return kind, stored, tuple(shape), start + first
+        raise ValueError(cut_off(where, size, promised))
+    return kind, stored, tuple(shape), start + first, last - first
 
 
 def _safetensor(path, size, start, entries, name):
     """(type name, array) of a tensor that is small enough to be read whole."""
-    kind, stored, shape, begin = _safetensors_entry(path, size, start, entries, name)
+    kind, stored, shape, begin, _ = _safetensors_entry(path, size, start, entries, name)
     return kind, np.fromfile(path, stored, math.prod(shape), offset=begin).reshape(shape)
 
 
@@ -338,54 +248,35 @@ def _safetensor(path, size, start, entries, name):
 
 def _read_parquet(path, key, id_column):
     """All rows, held in memory as they come: the format has none that could be read alone."""
-    _require_start(path, _PARQUET, ".parquet")
-    try:
-        from pyarrow import parquet, types
-    except ImportError:
-        raise ValueError(f"{path} needs a package that is not installed: pip install pyarrow, "
-                         "or convert the file to .npy") from None
-    with _decoding(path):
-        file = parquet.ParquetFile(path)
-        schema = file.schema_arrow
-    if not file.metadata.num_rows:      # what is in its columns is not said then, where pandas wrote it
+    with ParquetTable(path, "convert the file to .npy") as file:
+        column, id_column = _parquet_columns(path, file, key, id_column)
+        where, rows, blocks, item_ids = f"{path}[{column!r}]", 0, [], []
+        for features, *ids in file.batches([column, id_column] if id_column else [column]):
+            width = blocks[0].shape[1] if blocks else None
+            blocks.append(array_block(_dense(where, features, rows, width), where))
+            item_ids += id_values(*ids, f"{path}[{id_column!r}]") if ids else []
+            rows += len(features)
+    return blocks, item_ids if id_column else None
+
+
+def _parquet_columns(path, file, key, id_column):
+    """(the column of features, that of item IDs or None)"""
+    from pyarrow import types
+    if not file.num_rows:               # what is in its columns is not said then, where pandas wrote it
         table_shape(path, (0, 0))
     tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-    fields = [field for field in schema if any(test(field.type) for test in tests)]
+    fields = [field for field in file.schema if any(test(field.type) for test in tests)]
     lists = {field.name: field.type.value_type for field in fields}
-    wanted = "embedding" if key is None and "embedding" in lists else key
-    column = _pick(path, lists, wanted, "list column")
-    where = f"{path}[{column!r}]"
+    column = _pick(path, lists, "embedding" if key is None and "embedding" in lists else key, "list column")
     if not (types.is_floating(lists[column]) or types.is_integer(lists[column])):
-        raise ValueError(f"{where} holds lists of {lists[column]}; expected lists of floats")
-    id_column = column_of_ids(schema.names, id_column, path)
-    others = [field.name for field in schema if types.is_integer(field.type) or types.is_string(field.type)
+        raise ValueError(f"{path}[{column!r}] holds lists of {lists[column]}; expected lists of floats")
+    id_column = column_of_ids(file.schema.names, id_column, path)
+    others = [field.name for field in file.schema if types.is_integer(field.type) or types.is_string(field.type)
               or types.is_large_string(field.type) or types.is_binary(field.type)]
     if id_column is None and others:
         warnings.warn(f"{path} has the columns {', '.join(others[:8])}, none of which is taken for the item IDs, so items "
                       "are known by row number; name one by id_column (--id-column)", stacklevel=2)
-    require_likely(where, _values(file, column) * 4, path, "save it as .npy")
-    rows, blocks, item_ids = 0, [], []
-    for features, ids in _batches(path, file, column, id_column):
-        width = blocks[0].shape[1] if blocks else None
-        blocks.append(array_block(_dense(where, features, rows, width), where))
-        item_ids += id_values(ids, f"{path}[{id_column!r}]")
-        rows += len(features)
-    return blocks, item_ids if id_column else None
-
-
-def _values(file, column):
-    """How many numbers the lists of a column hold, as the file says of each of its groups of rows."""
-    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
-    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
-    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-
-
-def _batches(path, file, column, id_column):
-    """(Arrow array of lists, their item IDs or []) of some thousand rows at a time."""
-    with _decoding(path):
-        for batch in parquet_batches(path, file, [column, id_column] if id_column else [column], "save it as .npy"):
-            if len(batch):
-                yield batch.column(column), batch.column(id_column).to_pylist() if id_column else []
+    return column, id_column
 
 
 def _dense(where, lists, first, width):
@@ -421,6 +312,13 @@ def _one_vector_each(shapes):
     return len(shapes) == 1 and len(next(iter(shapes))) == 1
 
 
+def _require_own(path, total):
+    """Refuse vectors that are more than their file holds, because some are the same bytes."""
+    if total > path.stat().st_size:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, its vectors would be {total:,}: names share their "
+                         "numbers; save each with its own, or all as one table")
+
+
 def _stacked(path, rows, bfloat16=False):
     table = np.stack(rows)
     return ArrayBlock(table, bfloat16=True) if bfloat16 else array_block(table, path)
@@ -444,23 +342,3 @@ def _pick(path, names, key, kind):
 def _refuse_key(path, key):
     if key is not None:
         raise ValueError(f"{path} holds one array and no {key!r} to choose; leave the key out")
-
-
-def _require_start(path, start, kind):
-    with open(path, "rb") as file:
-        if file.read(len(start)) != start:
-            raise ValueError(f"{path} is not a {kind} file: {describe_content(path)}; {_SAVE}")
-
-
-def _cut_off(where, size, promised):
-    return f"{where} has {size} bytes, its header promises {promised}: cut off or damaged; {_AGAIN}"
-
-
-@contextlib.contextmanager
-def _decoding(path):
-    """Decoders fail in a hundred ways; a user gets one sentence."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        raise ValueError(f"{path} is damaged or incomplete ({reason}); {_AGAIN}") from error

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import warnings
+from array import array
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from ..progress import in_notebook
-from ..storage.files import describe_content, nearest_names, shown, write_atomically
+from ..storage.files import brief, describe_content, nearest_names, shown, write_atomically
 from ..storage.item_ids import of_one_kind
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
@@ -53,20 +54,24 @@ def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
     if not text_columns:
         raise ValueError("text_columns is empty; name at least one column that holds text")
-    records = list(_records(Path(path)))
-    if not records:
+    texts, names, ids, numbers, columns = [], [], [], array("q"), {}
+    for number, record in _records(Path(path)):     # of which nothing else is kept
+        row = [as_text(record.get(column)) for column in text_columns]
+        texts.append(row[0] if len(row) == 1
+                     else "; ".join(f"{column}: {text}" for column, text in zip(text_columns, row) if text))
+        names.append(row[0])
+        ids.append(None if id_column is None else record.get(id_column))
+        numbers.append(number)
+        columns.update(dict.fromkeys(record))
+    if not texts:
         raise ValueError(f"{path} holds no items; expected one record an item")
-    _require_columns(path, records, [*text_columns, *([] if id_column is None else [id_column])])
-    rows = [[as_text(record.get(column)) for column in text_columns] for _, record in records]
-    texts = [row[0] if len(row) == 1
-             else "; ".join(f"{column}: {text}" for column, text in zip(text_columns, row) if text)
-             for row in rows]
+    _require_columns(path, list(columns), [*text_columns, *([] if id_column is None else [id_column])])
     silent = [row for row, text in enumerate(texts) if not text]
     if silent:
         warnings.warn(f"{path}: {len(silent)} of {len(texts)} items have no text, and so all the "
                       f"same features; the first rows are {silent[:5]}", stacklevel=2)
-    item_ids = None if id_column is None else _item_ids(records, id_column)
-    return ItemTexts(texts, [row[0] for row in rows], item_ids)
+    item_ids = None if id_column is None else _item_ids(path, ids, numbers, id_column)
+    return ItemTexts(texts, names, item_ids)
 
 
 def encode_texts(texts, model_name=DEFAULT_ENCODER, *, batch_size=32, device="auto"):
@@ -231,7 +236,7 @@ def _hub_name(model_name):
 
 
 def _records(path):
-    """`(place in words, {column: value})` of each record in the file."""
+    """`(number of its line or item, {column: value})` of each record in the file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist{nearest_names(path)}")
     read = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv, ".tsv": _csv}.get(
@@ -241,20 +246,24 @@ def _records(path):
         raise ValueError(f"{path} {found}; expected item texts as .jsonl, .json, .csv or .tsv")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for place, record in read(path, file):
+            for number, record in read(path, file):
                 if not isinstance(record, dict):
-                    raise ValueError(f"{place} holds {type(record).__name__} {str(record)[:40]!r}; "
+                    raise ValueError(f"{_place(path, number)} holds {type(record).__name__} {brief(record, 40)!r}; "
                                      'expected an object such as {"id": 1, "title": "..."}')
-                yield place, record
+                yield number, record
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({describe_content(path)}); save it as UTF-8, "
                          "decompressed") from error
 
 
+def _place(path, number) -> str:
+    return f"{path}, {'item' if Path(path).suffix.lower() == '.json' else 'line'} {number}"
+
+
 def _json_lines(path, file):
     for number, line in enumerate(file, 1):
         if line.strip():
-            yield f"{path}, line {number}", _parse_json(line, f"{path}, line {number}")
+            yield number, _parse_json(line, _place(path, number))
 
 
 def _json_list(path, file):
@@ -262,8 +271,7 @@ def _json_list(path, file):
     if not isinstance(items, list):
         raise ValueError(f"{path} holds one JSON {type(items).__name__}; expected a list of "
                          "objects, one an item (or one object a line in a file named .jsonl)")
-    for number, item in enumerate(items, 1):
-        yield f"{path}, item {number}", item
+    yield from enumerate(items, 1)
 
 
 def _parse_json(text, place):
@@ -293,11 +301,10 @@ def _csv(path, file):
         if len(set(header)) < len(header):
             raise ValueError(f"{path} repeats a column name in its header {header}; rename one")
         for record in reader:
-            place = f"{path}, line {reader.line_num}"
             if None in record or None in record.values():
-                raise ValueError(f"{place} has not the {len(header)} fields of the header; put "
+                raise ValueError(f"{_place(path, reader.line_num)} has not the {len(header)} fields of the header; put "
                                  "quotes around text that holds the separator or a line break")
-            yield place, record
+            yield reader.line_num, record
     except csv.Error as error:
         if "field limit" in str(error):
             raise ValueError(f"{path}, after line {reader.line_num}: a field has more than {_LONGEST_FIELD:,} characters, "
@@ -308,8 +315,7 @@ def _csv(path, file):
         csv.field_size_limit(before)
 
 
-def _require_columns(path, records, wanted):
-    columns = list(dict.fromkeys(column for _, record in records for column in record))
+def _require_columns(path, columns, wanted):
     for column in wanted:
         if column not in columns:
             near = difflib.get_close_matches(column, columns, n=1)
@@ -318,18 +324,15 @@ def _require_columns(path, records, wanted):
                              f"it has {', '.join(columns[:20])}")
 
 
-def _item_ids(records, column):
-    places, ids = {}, []
-    for place, record in records:
-        value = record.get(column)
+def _item_ids(path, values, numbers, column):
+    seen = {}
+    for value, number in zip(values, numbers):
         whole = isinstance(value, (str, int)) and not isinstance(value, bool)
         item_id = str(value) if whole else ""
         if not item_id or not item_id.isprintable():
-            raise ValueError(f"{place} has {value!r} as its {column!r}; expected an item ID: "
+            raise ValueError(f"{_place(path, number)} has {brief(value)!r} as its {column!r}; expected an item ID: "
                              "printable text or a whole number")
-        if item_id in places:
-            raise ValueError(f"{place} repeats the item ID {item_id!r} of {places[item_id]}; "
+        if seen.setdefault(item_id, number) != number:
+            raise ValueError(f"{_place(path, number)} repeats the item ID {item_id!r} of {_place(path, seen[item_id])}; "
                              "item IDs must be unique")
-        places[item_id] = place
-        ids.append(value)
-    return of_one_kind(ids)
+    return of_one_kind(values)

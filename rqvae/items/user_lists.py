@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ..storage.files import describe_content
+from ..storage.files import brief, describe_content
 
 _PIECE = 2 ** 20            # characters read at once
 _LONGEST = 2 ** 28          # characters of one user
@@ -62,7 +62,7 @@ def _json(path, file):
         try:
             user, end = _key(text, at) if named else (number, at)
             items, end = _DECODER.raw_decode(text, end)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:        # of JSON, or of a number without end
             left = len(text) - at
             broken = len(text) - getattr(error, "pos", 0) > _NAME or left > _LONGEST
             more = "" if broken else file.read(max(_PIECE, left))
@@ -86,9 +86,9 @@ def _key(text, at):
 
 def _checked(items, place):
     if not isinstance(items, list):
-        raise ValueError(f"{place} holds {type(items).__name__} {str(items)[:40]!r}; expected the list of the items that "
+        raise ValueError(f"{place} holds {type(items).__name__} {brief(items, 40)!r}; expected the list of the items that "
                          "a user took")
     for item in items:
         if type(item) is not int and type(item) is not str:
-            raise ValueError(f"{place} names the item {str(item)[:40]!r}; expected item IDs or row numbers")
+            raise ValueError(f"{place} names the item {brief(item, 40)!r}; expected item IDs or row numbers")
     return items

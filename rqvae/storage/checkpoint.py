@@ -222,7 +222,7 @@ def explain_mismatch(expected_hparams, found_hparams, missing=(), unexpected=(),
         found = repr(found_hparams[name]) if name in found_hparams else "not set"
         expected = repr(expected_hparams[name]) if name in expected_hparams else "not set"
         if found != expected:
-            parts.append(f"{name} is {found} in the file, {expected} in the model")
+            parts.append(f"{name} is {found[:100]} in the file, {expected[:100]} in the model")
     shapes = [f"{key}: {tuple(found)} in the file, {tuple(expected)} in the model"
               for key, found, expected in mismatched]
     for keys, fault in ((missing, "missing"), (unexpected, "unexpected"),

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from . import locks
 from .locks import locked
-from .words import describe_content, nearest_names, shown
+from .words import brief, describe_content, nearest_names, shown
 
-__all__ = ["append_line", "cache_folder", "check_writable", "describe_content", "locked", "nearest_names",
+__all__ = ["append_line", "brief", "cache_folder", "check_writable", "describe_content", "locked", "nearest_names",
            "remove_stale_temporaries", "shown", "together", "write_atomically"]
 
 _LOADED = time.time()               # a file older than this is not of this process, whatever its name says

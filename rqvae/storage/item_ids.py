@@ -12,6 +12,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from .words import brief
+
 ITEM_NUMBERS = ".item2id"               # a line `ID<tab>row` for each item, as LC-Rec and MiniOneRec have it
 # What a column or entry with item IDs is called by those who write feature files; the first that is there is taken.
 ID_COLUMNS = ("item_ids", "item_id", "pid", "ItemID", "asin", "id", "ids")
@@ -31,10 +33,10 @@ def of_one_kind(ids) -> list:
         if type(item) is str and item:
             continue
         if type(item) is not int:
-            raise ValueError(f"has {str(item)[:60]!r} ({type(item).__name__}) as the ID of row {row}; expected text or "
+            raise ValueError(f"has {brief(item)!r} ({type(item).__name__}) as the ID of row {row}; expected text or "
                              "a whole number")
         if not _LEAST <= item <= _MOST:
-            raise ValueError(f"has {str(item)[:60]} as the ID of row {row}, which has more than 64 bits; write it as text")
+            raise ValueError(f"has {brief(item)} as the ID of row {row}, which has more than 64 bits; write it as text")
     if not any(type(item) is int for item in ids):
         return list(ids)
     integers = all(type(item) is int for item in ids) and (min(ids) >= 0 or max(ids) < 2 ** 63)
@@ -106,14 +108,18 @@ def id_values(values, where) -> list:
     """What a column holds as a list: bytes become the text that they spell.
 
     Raises:
-        ValueError: bytes that are no UTF-8 text.
+        ValueError: bytes that are no UTF-8 text, or a table of more or fewer than one axis.
     """
-    values = values.tolist() if hasattr(values, "tolist") else list(values)
+    if len(getattr(values, "shape", (0,))) != 1:        # which could be a billion rows of nothing
+        raise ValueError(f"{where} has shape {values.shape}; expected one item ID for each row")
     try:
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
         return [value.decode() if isinstance(value, bytes) else value for value in values]
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} has item IDs of bytes that spell no text ({error}); write them as text or whole "
                          "numbers") from None
+    except SystemError as error:                        # numpy has read characters that there are not
+        raise ValueError(f"{where} holds damaged item IDs ({error}); save them again") from None
 
 
 def check_lines(ids, what) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
 SMALL, MOST_TIMES = 2**26, 32       # bytes that any file may hold; times its length that a packed one may
-ROWS = 2**12                        # of Parquet, decoded at once
 
 
 def require_likely(where, promised, path, way_out):
@@ -18,14 +19,20 @@ def require_likely(where, promised, path, way_out):
                          f"as much is not read; {way_out}")
 
 
-def parquet_batches(path, file, columns, way_out):
-    """Some thousand rows at a time of an open `pyarrow.parquet.ParquetFile`.
+@contextlib.contextmanager
+def decoding(path):
+    """Decoders fail in a hundred ways; a user gets one sentence.
 
     Raises:
-        ValueError: as `require_likely`, once so much was decoded.
+        ValueError: in place of whatever they raise, but for errors of the disk.
+        MemoryError: it is too small; the file is named.
     """
-    taken = 0
-    for batch in file.iter_batches(ROWS, columns=columns):
-        taken += batch.nbytes
-        require_likely(f"{path} is packed too small: it", taken, path, way_out)
-        yield batch
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{path} does not fit into the memory that is free") from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or save it again") from error

@@ -7,19 +7,19 @@ Shapes:  D feature width   E latent width   K codes of a level
 """
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
 import numpy as np
 import torch
 
+from .arrays import NUMBERS, Npz
 from .checkpoint import CONFIG_NAME, bare_weights, read_config, read_safetensors
 from .files import describe_content
+from .packed import MOST_TIMES, SMALL
 from .torch_files import CheckpointError, read_torch_file
 
 _WIDEST_IDENTITY = 8192
-_EXPANSION_LIMIT = 50           # bytes for each byte of a compressed file; numbers shrink by little
 _BATCH_NORM_EPSILON = 1e-5      # of nn.BatchNorm1d; none of these systems sets another
 _LC_REC = "LC-Rec, LETTER or MiniOneRec"
 _METADATA, _ENGINE = "metadata.json", "engine_meta.json"        # of semantic-id
@@ -84,17 +84,13 @@ def _folder(path):
 
 
 def _read_codebooks(path) -> list:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, or is no regular file; save it again there")
     try:
-        with zipfile.ZipFile(path) as archive:
-            held = sum(entry.file_size for entry in archive.infolist())
-        if held > _EXPANSION_LIMIT * path.stat().st_size:
-            raise ValueError(f"it would take {held:,} bytes")
-        with np.load(path, allow_pickle=False) as archive:
-            count = len(archive.files)
-            return [torch.from_numpy(archive[f"codebook_{level}"]).float() for level in range(count)]
-    except FileNotFoundError:
-        raise
-    except Exception as error:      # a damaged zip makes numpy raise a dozen kinds
+        with Npz(path) as archive:
+            return [torch.from_numpy(archive.values(f"codebook_{level}", NUMBERS).astype(np.float32))
+                    for level in range(len(archive.names))]
+    except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path} does not hold codebook_0, codebook_1, ... ({type(error).__name__}: {error}): "
                               f"{describe_content(path)}; save it again there") from None
 
@@ -174,6 +170,10 @@ def _residual_kmeans(system, codebooks) -> Peer:
     """Codes of the features themselves: encoder and decoder are the identity."""
     codebooks = [codebook.float() for codebook in codebooks]
     width = codebooks[0].shape[1]
+    identity, held = 8 * width ** 2, sum(codebook.nbytes for codebook in codebooks)
+    if width <= _WIDEST_IDENTITY and identity > SMALL + MOST_TIMES * held:
+        raise CheckpointError(f"has codebooks of {held:,} bytes with {width:,} columns and no encoder; the matrices in its place "
+                              f"would take {identity:,}, more than {MOST_TIMES} times as much; give it more codes")
     if width > _WIDEST_IDENTITY:
         raise CheckpointError(f"has vectors of {width:,} columns and no encoder; our model has a matrix of width x width in "
                               f"its place, and takes up to {_WIDEST_IDENTITY:,}")

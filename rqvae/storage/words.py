@@ -6,6 +6,7 @@ Whatever a file or a user says passes through `shown` before it stands in a mess
 import difflib
 import os
 import re
+import reprlib
 from pathlib import Path
 
 _LFS = b"version https://git-lfs"
@@ -28,6 +29,23 @@ def shown(words, longest=None) -> str:
 def shown_lines(words) -> str:
     """The same for several lines: the line breaks that stand in `words` stay."""
     return "\n".join(map(shown, str(words).split("\n")))
+
+
+def brief(value, longest=60) -> str:
+    """`str(value)`, cut off, of whatever a file holds: neither a long list nor a deep one costs time or stack."""
+    return (value if isinstance(value, str) else _BRIEF.repr(value))[:longest]
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 4, 200, 200, 200
+        self.maxdict = self.maxlist = self.maxtuple = 8
+
+    repr_OrderedDict = reprlib.Repr.repr_dict
+
+
+_BRIEF = _Brief()
 
 
 def _spelled(match):

@@ -1,6 +1,7 @@
 """Item IDs from sequences and files: one for each row, each once, and nothing that is no ID."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -115,12 +116,12 @@ def test_a_json_file_that_is_no_list_is_refused(tmp_path):
 ])
 def test_an_array_of_something_else_is_refused(tmp_path, array):
     np.save(tmp_path / "ids.npy", array)
-    assert "expected a flat array of text or whole numbers" in sentence(tmp_path / "ids.npy")
+    assert re.search("expected (a flat array of text or whole numbers|one item ID for each row)", sentence(tmp_path / "ids.npy"))
 
 
 @pytest.mark.parametrize("descr, shape, words", [
-    ("<U999999999", "(3,)", "its header promises"), ("<U0", "(999999999999,)", "dtype <U0"),
-    ("<i3", "(3,)", "damaged item IDs"), ("<i8", "(99999999999999,)", "its header promises"),
+    ("<U999999999", "(3,)", "dtype <U999999999"), ("<U0", "(999999999999,)", "dtype <U0"),
+    ("<i3", "(3,)", "dtype <i3"), ("<i8", "(99999999999999,)", "its header promises"),
 ])
 @pytest.mark.filterwarnings("ignore:.* what follows the first array:UserWarning")
 def test_a_hostile_array_header_is_refused(tmp_path, descr, shape, words):

@@ -89,7 +89,7 @@ def test_damaged_headers_and_columns_of_pairs_are_no_trap(tmp_path):
     except ValueError:
         pass
     path.write_bytes(whole.replace(b"<i8", b"<i3"))
-    with pytest.raises(ValueError, match="damaged pairs"):
+    with pytest.raises(ValueError, match="holds dtype <i3 of shape .*; expected integers"):
         read_interactions(path, 5)
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_parquet_is_named(tmp_path):
     footer = int.from_bytes(whole[-8:-4], "little")
     for damaged in (whole[:-9], whole[:-8 - footer] + b"\xff" * footer + whole[-8:], b"PAR1" + bytes(50)):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="taken.parquet cannot be read as Parquet .*save it again"):
+        with pytest.raises(ValueError, match="taken.parquet is damaged or incomplete .*save it again"):
             read_interactions(path, 6)
 
 

@@ -388,7 +388,7 @@ def test_an_npz_that_numpy_would_not_write_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", "no array")
     assert sentence(path) == ("FILE['a'] is not a .npy array (starts with b'no array'); "
-                              "save it with np.savez")
+                              "save it with np.save or np.savez")
 
 
 # ---- .parquet
@@ -458,7 +458,7 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(20))
-    assert sentence(tmp_path / "x.parquet") == (
+    assert sentence(tmp_path / "x.parquet", error=ImportError) == (
         "FILE needs a package that is not installed: pip install pyarrow, "
         "or convert the file to .npy")
 

@@ -101,10 +101,10 @@ def test_what_cannot_be_read_is_refused_with_the_place(tmp_path, name, content, 
 
 @pytest.mark.parametrize("second, words", [
     ('{"id": "a", "title": "y"}', "line 2 repeats the item ID 'a' of "),
-    ('{"title": "y"}', "line 2 has None as its 'id'; expected an item ID"),
+    ('{"title": "y"}', "line 2 has 'None' as its 'id'; expected an item ID"),
     ('{"id": "", "title": "y"}', "line 2 has '' as its 'id'"),
-    ('{"id": true, "title": "y"}', "line 2 has True as its 'id'"),
-    ('{"id": 1.5, "title": "y"}', "line 2 has 1.5 as its 'id'"),
+    ('{"id": true, "title": "y"}', "line 2 has 'True' as its 'id'"),
+    ('{"id": 1.5, "title": "y"}', "line 2 has '1.5' as its 'id'"),
     ('{"id": "b\\nc", "title": "y"}', "line 2 has 'b\\nc' as its 'id'"),
 ])
 def test_an_item_id_that_is_none_names_its_line(tmp_path, second, words):

@@ -600,8 +600,6 @@ def test_a_small_hostile_file_costs_neither_memory_nor_time(tmp_path, name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if name == "a plain tensor":        # the template that others are spoiled from is right
         assert load_checkpoint(path)["a"].tolist() == list(range(10))
-    elif name in ("a list that holds itself", "deep lists", "deep tuples"):
-        load_checkpoint(path)           # odd, and as small as the file
     else:
         refusal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000     # KB
@@ -618,6 +616,8 @@ def test_a_small_hostile_file_costs_neither_memory_nor_time(tmp_path, name):
     ("one tensor under a thousand names",
      "claims 4,000,000 bytes of tensors from [0-9,]+ bytes of data"),
     ("tuples of tuples as a key", "has dict keys that are neither text nor numbers"),
+    ("a list that holds itself", "has lists and dicts within each other very deep"),
+    ("deep tuples", "within each other very deep"),
 ])
 def test_what_a_hostile_file_tried_is_said(tmp_path, name, words):
     assert re.search(words, refusal(torch_zip(tmp_path / "bomb.ckpt", *bombs()[name])))

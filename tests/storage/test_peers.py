@@ -340,7 +340,7 @@ def test_levels_of_different_sizes(tmp_path, features):
 
 
 @pytest.mark.parametrize("name, arrays, words", [
-    ("codebooks.npz", {"codebook_0": np.zeros((4000, 500))}, "it would take 16,000,"),
+    ("codebooks.npz", {"codebook_0": np.zeros((4000, 2500))}, "would be 80,000,128 bytes, from a file of "),
     ("codebooks.npz", {"codebook_1": np.ones((4, 5))}, "does not hold codebook_0, codebook_1, ... "),
     ("codebooks.npz", {"codebook_0": np.random.rand(4, 9000)}, "has vectors of 9,000 columns and no encoder"),
     ("codebooks.npz", {"codebook_0": np.random.rand(4)}, "has not the layers of a tokenizer")])

@@ -12,7 +12,7 @@ import torch
 
 import rqvae
 from rqvae.storage.checkpoint import CheckpointError
-from rqvae.storage import torch_files
+from rqvae.storage import torch_files, torch_index
 from rqvae.storage.torch_files import find_torch_tensors, read_torch_file
 
 PROTOCOLS = [2, 3, 4, 5]
@@ -93,8 +93,9 @@ def test_of_two_archives_in_a_file_the_one_that_was_verified_is_read(tmp_path):
 
 
 def test_nothing_is_read_by_torch_itself():
-    source = open(torch_files.__file__).read()
-    assert "torch.load(" not in source.split('"""', 2)[2].replace("torch.load(old", "")
+    for module in (torch_files, torch_index):
+        source = open(module.__file__).read()
+        assert "torch.load(" not in source.split('"""', 2)[2].replace("torch.load(old", "")
 
 
 MEMORY = """
@@ -111,8 +112,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.parametrize("index, words", [
     (b"\x80\x02" + b"}" * 600_000 + b".", "more than 500,000 lists, dicts and tensors"),
-    (b"\x80\x04]" + b"\x94h\x00" * 300_000 + b".", "list"),
-], ids=["dicts", "memo"])       # pytest hands the name of a test on to the processes that it starts
+    (b"\x80\x04]" + b"\x94h\x00" * 300_000 + b".", "or notes more than it says"),
+    (b"\x80\x04]" + b"\x8c\x03abc\x94" * 100_000 + b".", "str"),
+], ids=["dicts", "memo", "texts"])       # pytest hands the name of a test on to the processes that it starts
 def test_an_index_makes_no_more_memory_than_some_times_its_length(tmp_path, index, words):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("a/data.pkl", index)
@@ -127,6 +129,6 @@ def test_an_index_makes_no_more_memory_than_some_times_its_length(tmp_path, inde
     lambda storage: (storage, -1, (2,), (1,)), lambda storage: (storage, 0, (2, 2), (1,)),
     lambda storage: (storage, 0, (True, 2), (1, 1)), lambda storage: (storage, 0, (2 ** 61, 2 ** 61), (0, 0))])
 def test_a_tensor_has_no_number_outside_its_storage(call):
-    storage = torch_files._Storage(torch.float32, 10, torch.zeros(40, dtype=torch.uint8))
+    storage = torch_index._Storage(torch.float32, 10, torch.zeros(40, dtype=torch.uint8))
     with pytest.raises((TypeError, ValueError)):
-        torch_files._tensor(*call(storage), None)
+        torch_index._tensor(*call(storage), None)
