@@ -96,7 +96,7 @@ def split(kept, val_fraction, seed):
 def hold(model, kept, loader, epochs) -> dict:
     """Set `model.assign`; the options of `fit`."""
     steps = epochs * len(loader)
-    model.learning_rate = kept.learning_rate
+    model.learning_rate = model.hyper_parameters["learning_rate"] = kept.learning_rate      # --resume compares with the latter
     others = BalancedAssignment(loader.num_rows, model.quantizer, steps, fade=1e-9)     # codes stay as they are priced
     model.assign = HeldAssignment(kept.codes[loader.rows].to(others.cell.device), others)
     # The longer it is held, the more is kept.

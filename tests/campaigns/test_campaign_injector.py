@@ -17,6 +17,7 @@ import pytest
 import infer
 import train
 from samples import TINY
+from cli.test_blended import publish_and_grow, told        # noqa: F401
 from test_faults import contents, needs_fork, origin, place, same_run       # noqa: F401
 from rqvae import RqVae
 from rqvae.storage.checkpoint import load_checkpoint
@@ -111,7 +112,7 @@ class Outputs:
 
     def judge(self, point):
         from rqvae.storage.files import remove_stale_temporaries
-        for folder in (self.folder, *filter(Path.is_dir, self.folder.iterdir())):       # what the next command begins with
+        for folder in (self.folder, *filter(Path.is_dir, self.folder.rglob("*"))):      # what the next command begins with
             remove_stale_temporaries(folder)
         found = contents(self.folder)
         assert found in (self.old, self.new), (point, sorted(found))
@@ -163,6 +164,52 @@ def test_an_appended_table_is_the_old_or_the_new(two_models):
     campaign("append", work, Outputs("out", work))
 
 
+def test_a_table_that_grows_with_what_users_did_is_the_old_or_the_new(told):
+    grown = publish_and_grow()
+    Path("out").mkdir()
+    for name in ("old.json", "old.json.manifest"):
+        Path("out", name).write_bytes(Path(name).read_bytes())
+    work = lambda: infer.main([*grown, "--append-to", "out/old.json", "--output", "out/old.json", "--overwrite"])       # noqa: E731
+    campaign("append, with interactions", work, Outputs("out", work))
+
+
+class Pages(Outputs):
+    """IDs, and a page in a folder of its own: each is the old or the new; no page is of IDs that never took their names."""
+
+    def judge(self, point):
+        from rqvae.storage.files import remove_stale_temporaries
+        for folder in ("out/ids", "out/pages"):
+            remove_stale_temporaries(folder)
+        found = contents(self.folder)
+        assert found.keys() == self.old.keys(), (point, sorted(found))
+        ids, page = ({name for name in found if part in name} for part in ("out/ids", "out/pages"))
+        new = [all(found[name] == self.new[name] for name in names) for names in (ids, page)]
+        old = [all(found[name] == self.old[name] for name in names) for names in (ids, page)]
+        assert all(one or other for one, other in zip(new, old)), (point, new, old)
+        return "new set" if all(new) else "old set" if all(old) else "new page, old IDs" if new[1] else "new IDs, old page"
+
+
+@pytest.mark.parametrize("name, ids", [
+    ("infer, its page in another folder", ["--output", "out/ids/ids.json"]),
+    ("export of several formats, their page in another folder",
+     ["--format", "lcrec", "grid", "tiger", "jsonl", "csv", "--output", "out/ids/sets"]),
+])
+def test_outputs_in_several_folders_are_each_the_old_or_the_new(two_models, name, ids):
+    argv = [*ITEMS, *ids, "--report", "out/pages/page.html"]
+    assert infer.main(["--ckpt", "other/best.ckpt", *argv]) == 0
+    work = lambda: infer.main(["--ckpt", "checkpoints/best.ckpt", *argv, "--overwrite"])     # noqa: E731
+    campaign(name, work, Pages("out", work))
+
+
+def test_a_program_is_the_old_or_the_new(two_models):
+    pytest.importorskip("onnx")
+    for ckpt in ("other/best.ckpt", "checkpoints/best.ckpt"):
+        work = lambda: infer.main(["--ckpt", ckpt, "--export", "out/model.onnx", "--overwrite"])     # noqa: E731, B023
+        if ckpt.startswith("other"):
+            assert work() == 0
+    campaign("export of a program", work, Outputs("out", work))
+
+
 def test_a_model_folder_is_the_old_or_the_new(two_models):
     assert infer.main(["--ckpt", "other/best.ckpt", "--save-pretrained", "out"]) == 0
     work = lambda: infer.main(["--ckpt", "checkpoints/best.ckpt", "--save-pretrained", "out", "--overwrite"])      # noqa: E731
@@ -175,7 +222,8 @@ class Run:
 
     argv = ["--data", "items.npy", "--checkpoint-dir", "run", "--epochs", "2", "--seed", "9", *TINY, "--batch-size", "100"]
 
-    def __init__(self):
+    def __init__(self, argv=argv):
+        self.argv = argv
         self.old = {path.name: path.read_bytes() for path in Path("other").iterdir()}
 
     def begin(self):
@@ -210,3 +258,12 @@ class Run:
 
 def test_a_run_that_replaces_another_is_the_one_or_the_other(two_models):
     campaign("train --overwrite", lambda: train.main([*Run.argv, "--overwrite"]), Run())
+
+
+def test_a_run_that_keeps_published_ids_is_the_one_or_the_other(two_models):
+    assert infer.main(["--ckpt", *ITEMS, "--output", "pub.json"]) == 0
+    np.save("grown.npy", np.concatenate([np.load("items.npy"), np.load("new.npy")]))
+    Path("grown.json").write_text(json.dumps([f"item{row}" for row in range(250)]))
+    argv = ["--from", "checkpoints/best.ckpt", "--keep", "pub.json", "--data", "grown.npy", "--item-ids", "grown.json",
+            "--checkpoint-dir", "run", "--epochs", "2", "--seed", "9", "--batch-size", "100"]
+    campaign("train --keep --overwrite", lambda: train.main([*argv, "--overwrite"]), Run(argv))

@@ -1,5 +1,6 @@
 """train.py --from --keep: a catalogue that has grown, and IDs that stay."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import infer
 import train
 from samples import clustered
+from test_faults import same_run, signalled
 from rqvae import RqVae, load_semantic_ids
 
 SIZES = ["--num-embeddings", "16", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "32"]
@@ -73,3 +75,13 @@ def test_without_item_ids_the_published_items_are_the_first_rows(published, caps
 def test_what_does_not_fit_is_refused_before_any_work(published, capsys, argv, words):
     assert train.main(["--data", "grown.npy", *argv] if "--data" not in argv else argv) == 2
     assert words in capsys.readouterr().err and not Path("grown").exists()
+
+
+def test_a_run_that_keeps_and_is_stopped_goes_on_to_the_bit(published, monkeypatch):
+    """Its rate is half of the old run's: taken for one that the user had changed, it was lowered once more."""
+    argv = [*KEEP, "--item-ids", "grown_ids.npy", "--epochs", "2"]
+    assert train.main([*argv, "--checkpoint-dir", "straight"]) == 0
+    signalled(monkeypatch, "RqVae.training_step", signal.SIGTERM, 10)
+    assert train.main(argv) == 143
+    assert train.main(["--resume", "--checkpoint-dir", "grown"]) == 0
+    assert same_run("grown", "straight")
