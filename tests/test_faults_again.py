@@ -177,6 +177,7 @@ def test_a_pipe_for_published_ids_or_their_manifest_is_refused_and_not_waited_fo
     os.unlink("ids.json.manifest")
     os.mkfifo("ids.json.manifest")
     if "--against" in argv:
+        os.unlink("ids.json.manifest")
         argv = ["--ids", "ids.json", *argv[2:]]
     words = "is cut off or damaged" if argv[1] == "ids.json" and "--against" not in argv else "is a device or a pipe"
     assert words in refused(infer, ["--ckpt", *argv] if "--ids" not in argv else argv, capsys)

@@ -13,7 +13,7 @@ from .. import __version__, distributed
 from ..codes import level_sizes
 from ..collisions import collision_report
 from ..evaluation import code_statistics, feature_groups
-from ..ids.publishing import labels_beside, which_keys, write_outputs
+from ..ids.publishing import labels_beside, rows_in, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards, save_shard
 from ..ids.uniqueness import ranked_last_codes, unique_ids
 from ..inference import batch_inference, model_identity
@@ -33,7 +33,6 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
 from ..report.words import counted, sizes_in_words
 from .console import say
 from ..storage.files import together
-from ..storage.item_ids import rows_by_text
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
 from .recorded import of_items, pieces_of, require_as_published, require_new
@@ -59,15 +58,10 @@ def work(job) -> int:
         if job.comparison:
             say("\n" + comparison_text(job.comparison, arguments.ids, arguments.against))
         return 0
-    if arguments.save_pretrained and not distributed.rank():
-        model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)
-        say(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) "
-            "loads it")
-    if arguments.export and not distributed.rank():
-        export_program(model, arguments.export)
-        say(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model alone, nothing "
-            "is moved to make them unique")
     if items is None:
+        with together():
+            said = "" if distributed.rank() else write_model(job)
+        say(said)
         return 0
     table = items.dataset.table
     if job.unfinished:
@@ -90,7 +84,8 @@ def work(job) -> int:
     if job.method:
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
     ids = codes if resolution is None else resolution.codes
-    with together():                # the report's page and the IDs that it is of, or neither
+    with together():                # the report's page, the model and the IDs that they are of, or nothing
+        model_written = write_model(job)
         written = write(job, ids, codes) if job.outputs else ""
         if arguments.report is not None:
             judge(job, codes, names, resolution)
@@ -101,9 +96,22 @@ def work(job) -> int:
         say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
         say(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
-    if written:
-        say(written)
+    for sentence in filter(None, (model_written, written)):
+        say(sentence)
     return 0
+
+
+def write_model(job) -> str:
+    """The model as a folder and as a program, as far as they are asked for; says so."""
+    arguments, said = job.arguments, []
+    if arguments.save_pretrained:
+        job.model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)
+        said.append(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) loads it")
+    if arguments.export:
+        export_program(job.model, arguments.export)
+        said.append(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model alone, nothing is "
+                    "moved to make them unique")
+    return "\n".join(said)
 
 
 def encoded(job) -> np.ndarray:
@@ -182,9 +190,8 @@ def arrivals(job, codes) -> list:
                          "which items are new; give them on both sides")
     if item_ids is None:
         require_new(published, job.items.dataset.table, job.arguments.against, codes)
-    if item_ids is not None and published.item_ids is not None:
-        row_of = rows_by_text(published.item_ids)
-        codes = codes[[row for row, item in enumerate(item_ids) if str(item) not in row_of]]
+    else:
+        codes = codes[rows_in(published, job.arguments.against, item_ids) < 0]
     return arrival_measures(compare_new(codes, published.codes[:, :codes.shape[1]])) if len(codes) else []
 
 

@@ -12,7 +12,7 @@ import torch
 from .. import distributed
 from ..codes import level_sizes
 from ..ids.files import SemanticIds
-from ..ids.generations import verified_manifest
+from ..ids.generations import gone_on_from, verified_manifest
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
                               refuse_existing)
@@ -163,6 +163,10 @@ def prepare_unique(job) -> Job:
     if arguments.append_to:
         published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), job.ancestors)
         job = job._replace(parent=manifest or len(published.codes))
+        others = gone_on_from(arguments.append_to, manifest, [output.path for output in job.outputs]) if manifest else ()
+        if others:
+            warnings.warn(f"{', '.join(others)} went on from {arguments.append_to} already; the new items get IDs that items there "
+                          f"may have: to have them all in one, append to {others[-1]}")
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
         job, method = job._replace(published=published, published_rows=rows), made_by

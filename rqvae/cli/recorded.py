@@ -8,11 +8,15 @@ import warnings
 
 import numpy as np
 
+from ..codes import codes_checksum
 from ..collisions import id_keys
+from ..ids.generations import file_checksum
 from ..items.checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
 from ..items.tables import FeatureTable
 from ..report.inputs import trained_and_held_out
+from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.item_ids import ids_checksum
+from .item_options import INTERACTIONS, OPTIONS
 
 FEW = 8                 # items, of which chance says nothing
 
@@ -64,6 +68,20 @@ def require_the_same(run_of, table, checkpoint, item_ids=None) -> None:
 def same_item_ids(notes, table) -> bool:
     """Whether a table has the item IDs that a checkpoint notes; true where it notes none."""
     return notes.get("item_ids_checksum") in (None, ids_checksum(table.item_ids))
+
+
+def require_own_best(path, loaded) -> None:
+    """Refuse a best.ckpt of another run beside the checkpoint that is resumed: it would be taken for this one's."""
+    best = path.with_name("best.ckpt")
+    try:
+        other = load_checkpoint(best).get("rqvae") or {} if best != path else {}
+    except (CheckpointError, OSError):
+        return                              # a damaged one is replaced
+    own = loaded.get("rqvae") or {}
+    rows = [[{**row, "seconds": 0} for row in run_of.get("history") or ()][:1] for run_of in (own, other)]
+    if other and own and (other.get("fingerprint") != own.get("fingerprint") or all(rows) and rows[0] != rows[1]):
+        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: the best epoch from here on "
+                         "takes its place")
 
 
 def of_items(table, rows, before=(), first=0) -> list:
@@ -164,6 +182,17 @@ def require_new(published, table, where, own) -> None:
     if len(kinds) > FEW and share > 0.8:
         warnings.warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same items "
                       "under other item IDs, these are published twice")
+
+
+def seen(job) -> dict:
+    """What all processes that train together have to have alike; paths are each machine's own."""
+    kept, table = job.kept, job.items.dataset.table
+    found = {"the features": table.checksum(), "the item IDs": ids_checksum(table.item_ids),
+             "the checkpoint to resume": job.resume_from and file_checksum(job.resume_from),
+             "the IDs to keep, and their model": kept and [*kept.ancestors, codes_checksum(kept.codes)]}
+    options = {**job.settings, "compile": job.how["compile"]}
+    return {**found, **{"--" + name.replace("_", "-"): value for name, value in options.items()
+                        if name not in (*OPTIONS, *INTERACTIONS, "from_", "keep")}}
 
 
 def _checksum(table, rows):

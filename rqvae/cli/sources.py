@@ -126,7 +126,7 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
     for name in ("data", "item_ids", "texts", "p5", "interactions"):
         path = options.get(name)
         if isinstance(path, list):
-            found[name] = [as_recorded({"data": one}, checkpoint)["data"] for one in path]
+            found[name] = [as_recorded({"data": one}, checkpoint, folder)["data"] for one in path]
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
@@ -154,6 +154,10 @@ def like_recorded(given, recorded, where) -> dict:
     given = dict(given)
     kind, kind_then = (next((name for name in ("texts", "p5") if options.get(name) and not options.get("data")), "data")
                        for options in (given, recorded))
+    if isinstance(given.get("data"), list) and isinstance(recorded.get("data"), list):
+        now, then = ([Path(path).name for path in options["data"]] for options in (given, recorded))
+        if now != then and sorted(now) == sorted(then):
+            _refuse("data", " ".join(given["data"]), " ".join(then), where)
     if isinstance(given.get("data"), list) or isinstance(recorded.get("data"), list):
         return given
     if kind == kind_then == "data":

@@ -15,7 +15,6 @@ from .. import distributed, recipe
 from ..codes import codes_checksum
 from ..collisions import collision_report
 from ..evaluation import code_statistics, evaluate_reconstruction, feature_groups, part_errors
-from ..ids.generations import file_checksum
 from ..inference import batch_inference, resolve_device
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
@@ -25,13 +24,12 @@ from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
-from ..storage.item_ids import ids_checksum
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
 from .console import StopSignals, command, say
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
-from .recorded import identity, same_item_ids
+from .recorded import identity, require_own_best, same_item_ids, seen
 from .sources import Items, as_recorded, open_named
 from .threads import training_threads
 from .train_options import DEFAULTS
@@ -45,11 +43,12 @@ PRESETS = {
 }
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
-RECORDED = (*DEFAULTS, "from_", "keep", "epochs", "batch_size", "weights", *OPTIONS, *INTERACTIONS,
+PRECISION = "amp", "tf32"       # flags that a run keeps, as it is not the same run otherwise
+RECORDED = (*DEFAULTS, *PRECISION, "from_", "keep", "epochs", "batch_size", "weights", *OPTIONS, *INTERACTIONS,
             *MODEL_OPTIONS)             # --resume finds these again
 
 # What a run that is resumed was begun with, and keeps.
-KEPT = ("preset", "seed", "val_fraction", "batch_size", "encoder", "text_columns", "split",
+KEPT = ("preset", "seed", "val_fraction", "batch_size", "encoder", "text_columns", "split", "weights", *PRECISION,
         *(name for name in MODEL_OPTIONS if name != "learning_rate"))
 
 
@@ -120,9 +119,10 @@ def prepare(arguments) -> Job:
                              "to other IDs; put the old ones back, or start a new run in another --checkpoint-dir")
     else:
         kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
-    how = {"fused": True, "amp": arguments.amp, "compile": arguments.compile, "tensorboard": arguments.tensorboard,
+    how = {"fused": True, "amp": settings["amp"], "compile": arguments.compile, "tensorboard": arguments.tensorboard,
            "progress": not arguments.quiet}
-    return Job(items, model, settings, device, how, folder, resume_from, arguments.tf32, arguments.program, kept)
+    return Job(items, model, settings, device, how, folder, resume_from, settings["tf32"] and device.type == "cuda",
+               arguments.program, kept)
 
 
 def of_parts(table, settings) -> dict:
@@ -145,7 +145,8 @@ def settle(arguments, recorded, resumed=None) -> dict:
         recorded: option -> value, of the run that is resumed.
         resumed: its checkpoint.
     """
-    given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None}
+    given = {name: value for name, value in vars(arguments).items() if name in RECORDED and value is not None
+             and not (name in PRECISION and not value)}
     preset = {**DEFAULTS, **recorded, **given}["preset"]
     if given.keys() & {"data", "texts", "p5"}:          # the same items in another place
         recorded = {name: value for name, value in recorded.items() if name not in ("data", "texts", "p5")}
@@ -159,7 +160,7 @@ def settle(arguments, recorded, resumed=None) -> dict:
         raise ValueError(f"--num-embeddings names {len(sizes)} sizes, one a level, and --num-quantizers is "
                          f"{given['num_quantizers']}; leave --num-quantizers out")
     untrained = recipe.UNTRAINED if preset != "documented" and given.get("epochs") == 0 else {}
-    settings = {**DEFAULTS, **PRESETS[preset], **untrained, **recorded, **given}
+    settings = {**DEFAULTS, **PRESETS[preset], **dict.fromkeys(PRECISION, False), **untrained, **recorded, **given}
     if bool(settings.get("from_")) != bool(settings.get("keep")):
         raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has published")
     if settings.get("keep") and preset != "tiger":
@@ -187,11 +188,12 @@ def settle(arguments, recorded, resumed=None) -> dict:
 
 def refuse_changes(given, recorded, resumed) -> None:
     """Name each option that a run cannot change once it has begun."""
-    changed = [name for name in KEPT if given.get(name) is not None and recorded.get(name) is not None
-               and given[name] != recorded[name] and given[name] != [recorded[name]]]
+    changed = [name for name in KEPT if given.get(name) is not None
+               and (recorded.get(name) is not None or name == "weights" and recorded)
+               and given[name] != recorded.get(name) and given[name] != [recorded.get(name)]]
     if changed:
         said = "; ".join(f"--{name.replace('_', '-')} is {words(given[name])}, {resumed} was begun with "
-                         f"{words(recorded[name])}" for name in changed)
+                         f"{words(recorded.get(name))}" for name in changed)
         raise ValueError(f"{said}; a run that is resumed keeps that: leave it out, or start a new run in another "
                          "--checkpoint-dir (--epochs and --learning-rate may change)")
 
@@ -239,20 +241,6 @@ def find_run(path, folder):
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
             require_own_best(candidate, loaded)
             return candidate, {name: value for name, value in recorded.items() if name in RECORDED}, notes
-
-
-def require_own_best(path, loaded) -> None:
-    """Refuse a best.ckpt of another run beside the checkpoint that is resumed: it would be taken for this one's."""
-    best = path.with_name("best.ckpt")
-    try:
-        other = load_checkpoint(best).get("rqvae") or {} if best != path else {}
-    except (CheckpointError, OSError):
-        return                              # a damaged one is replaced
-    own = loaded.get("rqvae") or {}
-    rows = [[{**row, "seconds": 0} for row in run_of.get("history") or ()][:1] for run_of in (own, other)]
-    if other and own and (other.get("fingerprint") != own.get("fingerprint") or all(rows) and rows[0] != rows[1]):
-        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: the best epoch from here on "
-                         "takes its place")
 
 
 def launch_of(path):
@@ -349,17 +337,6 @@ def train(job, stop):
     finally:
         if job.tf32:        # what the report encodes is what infer.py will
             torch.set_float32_matmul_precision("highest")
-
-
-def seen(job) -> dict:
-    """What all processes that train together have to have alike; paths are each machine's own."""
-    kept, table = job.kept, job.items.dataset.table
-    found = {"the features": table.checksum(), "the item IDs": ids_checksum(table.item_ids),
-             "the checkpoint to resume": job.resume_from and file_checksum(job.resume_from),
-             "the IDs to keep, and their model": kept and [*kept.ancestors, codes_checksum(kept.codes)]}
-    options = {**job.settings, **{name: job.how[name] for name in ("amp", "compile")}, "tf32": job.tf32}
-    return {**found, **{"--" + name.replace("_", "-"): value for name, value in options.items()
-                        if name not in (*OPTIONS, *INTERACTIONS, "from_", "keep")}}
 
 
 def report(job, history) -> None:

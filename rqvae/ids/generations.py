@@ -6,6 +6,7 @@ are in several folders, does not agree with the old one. Whoever builds on these
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from ..storage.item_ids import as_integers, kind_of
 
 MANIFEST = ".manifest"
 FORMAT = 1
+_BESIDE = 100                       # manifests that are looked at
 _MOST = 2 ** 24                     # bytes; an honest one has two thousand
 
 
@@ -124,6 +126,19 @@ def verified_manifest(path):
     return content
 
 
+def gone_on_from(path, manifest, outputs) -> list:
+    """Names of the files beside one of IDs that go on from it already, other than `outputs`."""
+    found = []
+    for beside in sorted(Path(path).parent.glob(f"*{MANIFEST}"))[:_BESIDE]:
+        main = beside.with_name(beside.name[:-len(MANIFEST)])
+        with contextlib.suppress(ValueError, OSError):
+            other = read_manifest(main) if main.exists() else None
+            if other and other.get("parent") == manifest["generation"] and not any(
+                    os.path.realpath(main) == os.path.realpath(output) for output in outputs):
+                found.append(main.name)
+    return found
+
+
 def with_kinds(ids, manifest):
     """`SemanticIds` of a file whose keys are text, with item IDs of the kind that the manifest knows."""
     if manifest and manifest.get("item_ids") == "integer" and kind_of(ids.item_ids) == "text":
@@ -147,8 +162,8 @@ def check_checkpoint(manifest, path, identity, ancestors=()) -> None:
     weights = made.get("weights", identity["weights"])
     if weights != identity["weights"] and weights not in ancestors:
         raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than these "
-                         f"({identity['weights'][:8]}...), and these were not trained on from them, so their codes mean other "
-                         "things; name that checkpoint, or train with --from and --keep")
+                         f"({identity['weights'][:8]}...), and nothing says that these were trained on from them: their codes "
+                         "mean other things; name that checkpoint, or train with --from and --keep")
     for name, value in (made.get("options") or {}).items():         # 1.2 and before recorded none
         if identity["options"].get(name, value) != value:
             raise ValueError(f"{path} was made by a model whose {name} was {value}, that of this one is "

@@ -78,7 +78,7 @@ class PartsTable:
         try:
             for first in range(part.start, part.stop, ROWS_PER_BLOCK):
                 chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
-                self._checksums.add(first, chunk.numpy())
+                self._checksums.add(first, _one_nan(chunk))
                 missing = torch.stack([piece[:, 0].isnan() for piece in chunk.split(self.widths, dim=1)])     # (P, rows)
                 lacking = [before + int(now.sum()) for before, now in zip(lacking, missing)]
                 nothing += (first + missing.all(dim=0).nonzero()[:, 0]).tolist()
@@ -101,7 +101,7 @@ class PartsTable:
             if sums.of(part, self.shape[1]) is None:
                 for first in range(part.start, part.stop, ROWS_PER_BLOCK):
                     chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
-                    sums.add(first, chunk.numpy())
+                    sums.add(first, _one_nan(chunk))
             return sums.of(part, self.shape[1])
         finally:
             self.fill = fill
@@ -113,6 +113,11 @@ class PartsTable:
     def sampled_fingerprint(self) -> str:
         """Nothing: no checkpoint before 1.1, which kept one, was of parts."""
         return "parts"
+
+
+def _one_nan(chunk):
+    """Rows whose NaN have the same bits, whoever wrote them."""
+    return chunk.masked_fill(chunk.isnan(), float("nan")).numpy()
 
 
 def _joined(tables):

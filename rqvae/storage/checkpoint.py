@@ -263,7 +263,7 @@ def save_folder(folder, config, state_dict, *, safe_serialization=None, overwrit
     weights = _plain(OrderedDict(state_dict), "state_dict")
     serialised = package.save(weights, metadata={"format": "pt"}) if safe_serialization else _serialised(weights)
     name, stale = (SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)[::1 if safe_serialization else -1]
-    pair = {"file": name, "crc32": zlib.crc32(serialised)}          # which weights the configuration belongs to
+    pair = {"file": name, "crc32": zlib.crc32(serialised), "options": _options_crc32(config)}      # which weights it belongs to
     text = json.dumps({**config, "weights": pair}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with together():
         write_atomically(folder / name, lambda file: file.write(serialised))
@@ -315,7 +315,14 @@ def load_folder(folder) -> tuple:
     if pair.get("file") == path.name and _crc32(path) != pair["crc32"]:
         raise CheckpointError(f"{folder}: {path.name} does not belong to {CONFIG_NAME}: one of them was replaced "
                               "or is damaged; save the model again")
+    if pair.get("options", _options_crc32(config)) != _options_crc32(config):
+        raise CheckpointError(f"{folder}: {CONFIG_NAME} was edited since the weights were saved with it, and with other options "
+                              "they give other codes; save the model again, or take out its \"weights\" if the edit is right")
     return config, weights
+
+
+def _options_crc32(config) -> int:
+    return zlib.crc32(json.dumps({name: value for name, value in config.items() if name[:1] != "_"}, sort_keys=True).encode())
 
 
 def _crc32(path) -> int:

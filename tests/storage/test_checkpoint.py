@@ -866,10 +866,12 @@ def test_a_folder_comes_back_as_it_was_saved(tmp_path, safe):
   "model_type": "rqvae",
   "weights": {
     "crc32": CRC,
-    "file": "NAME"
+    "file": "NAME",
+    "options": OPTIONS
   }
 }
-""".replace("CRC", str(zlib.crc32(written))).replace("NAME", name)
+""".replace("CRC", str(zlib.crc32(written))).replace("NAME", name).replace("OPTIONS", str(zlib.crc32(
+        b'{"hidden_dim": [8, 4], "input_dim": 12, "learning_rate": 0.001, "model_type": "rqvae"}')))
 
 
 def test_saving_again_in_another_format_leaves_no_stale_weights(tmp_path, safe):
