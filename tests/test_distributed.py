@@ -1,5 +1,6 @@
 """Several processes, real ones, against one: the same training to rounding, the same codebooks to the bit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import infer
 import train
 from samples import TINY, clustered
 from rqvae import distributed
@@ -125,6 +127,69 @@ def test_processes_that_see_other_data_are_refused_before_any_work(tmp_path):
     assert done.returncode != 0
     assert "not the same for all processes: the features (2:" in done.stderr
     assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
+
+
+EACH = textwrap.dedent("""
+    import contextlib, io, json, os, sys
+    sys.path.insert(0, {root!r})
+    import infer, train
+    import rqvae.distributed
+    rank = int(os.environ["RANK"])
+    found = {{}}
+    for name, (script, first, second) in json.load(open("cases.json")).items():
+        rqvae.distributed.__version__ = "1.0" if rank and name == "version" else "1.2"
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            code = {{"train": train, "infer": infer}}[script].main(second if rank else first)
+        found[name] = code, said.getvalue()
+    json.dump(found, open(f"found{{rank}}.json", "w"))
+""")
+
+
+def test_processes_that_differ_in_anything_that_counts_are_refused_by_name(tmp_path):
+    """One start of two processes, which take each case one after the other; another rank's options or files stand second."""
+    rows = clustered(200).numpy()
+    for name, content in (("items", rows), ("reversed", rows[::-1]), ("double", rows.astype(np.float64)), ("two", rows[:2])):
+        np.save(tmp_path / f"{name}.npy", content)
+    (tmp_path / "ids.txt").write_text("".join(f"B{row}\n" for row in range(200)))
+    (tmp_path / "other.txt").write_text("".join(f"B{row}\n" for row in range(200))[::-1].strip() + "\n")
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for folder, more in (("a", []), ("b", ["--seed", "7"])):
+            assert train.main(["--data", "items.npy", "--item-ids", "ids.txt", "--epochs", "1", *TINY, "--checkpoint-dir", folder, *more]) == 0
+            assert infer.main(["--ckpt", f"{folder}/best.ckpt", "--output", f"{folder}.json"]) == 0
+        assert infer.main(["--ckpt", "a/best.ckpt", "--unique", "suffix", "--output", "suffixed.json"]) == 0
+    finally:
+        os.chdir(here)
+    new = ["--data", "items.npy", "--epochs", "1", *TINY, "--checkpoint-dir", "new", "--overwrite"]
+    named = [*new, "--item-ids", "ids.txt"]
+    keep = [*named[:4], "--item-ids", "ids.txt", "--from", "a/best.ckpt", "--checkpoint-dir", "new", "--overwrite", "--keep"]
+    again = ["--resume", "a/last.ckpt", "--epochs", "2"]
+    out = ["--overwrite", "--output", "out.json", "--ckpt"]
+    (tmp_path / "changed.json").write_text((tmp_path / "a.json").read_text().replace("<a_1>", "<a_2>", 1))
+    cases = {
+        "as they are": ("train", new, new, ""), "the same numbers": ("train", new, [*new, "--data", "double.npy"], ""),
+        "other order": ("train", new, [*new, "--data", "reversed.npy"], "the features (2:"),
+        "other item IDs": ("train", named, [*named, "--item-ids", "other.txt"], "the item IDs ("),
+        "seed": ("train", new, [*new, "--seed", "3"], "--seed (3 in process 1, 0 in process 0)"),
+        "precision": ("train", new, [*new, "--amp"], "--amp (True in process 1"),
+        "version": ("train", new, new, "the version (rqvae 1.0, torch"),
+        "checkpoint": ("train", again, ["--resume", "b/last.ckpt", "--epochs", "2"], "the checkpoint to resume ("),
+        "kept IDs": ("train", [*keep, "a.json"], [*keep, "changed.json"], "the IDs to keep, and their model ("),
+        "a model": ("infer", [*out, "a/best.ckpt"], [*out, "b/best.ckpt"], "the model ("),
+        "fewer rows than processes": ("train", [*new, "--data", "two.npy"], [*new, "--data", "two.npy"], ""),
+    }
+    (tmp_path / "cases.json").write_text(json.dumps({name: case[:3] for name, case in cases.items()}))
+    (tmp_path / "each.py").write_text(EACH.format(root=str(ROOT)))
+    done = launch([str(tmp_path / "each.py")], 2, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"found{rank}.json").read_text())
+        for name, (*_, words) in cases.items():
+            code, said = found[name]
+            assert code == (2 if words else 0), (name, said)
+            assert not words or f"error: not the same for all processes: {words}" in said, (name, said)
 
 
 def test_more_processes_than_chunks_encode_what_there_is(tmp_path):
