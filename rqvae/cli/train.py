@@ -41,6 +41,7 @@ PRESETS = {
     "fine": recipe.FINE_MODEL,
     "closed": recipe.FINE_MODEL,
 }
+FINE = ("fine", "closed")
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
 PRECISION = "amp", "tf32"       # flags that a run keeps, as it is not the same run otherwise
@@ -206,9 +207,9 @@ def by_rule(table, settings) -> dict:
     """What the recipe derives from the size of the catalogue."""
     rows, width = table.shape
     trained_on = max(1, round(rows * (1 - settings["val_fraction"])))
-    fine = settings["preset"] in ("fine", "closed")
-    return {"epochs": recipe.epochs(trained_on, fine=fine),
-            "batch_size": recipe.batch_size(trained_on),
+    fine = settings["preset"] in FINE
+    return {"epochs": recipe.epochs(trained_on, fine=fine, closed=settings["preset"] == "closed"),
+            "batch_size": recipe.batch_size(trained_on, fine=fine),
             "latent_dim": recipe.model_options(width)["latent_dim"]}
 
 
@@ -298,7 +299,7 @@ def train(job, stop):
     train_loader = FeatureLoader(table, settings["batch_size"], shuffle=True, seed=settings["seed"],
                                  rows=train_rows, **where)
     val_loader = FeatureLoader(table, 1024, rows=val_rows, **where) if len(val_rows) else None
-    options, closed = {}, settings["preset"] == "closed"
+    options, fine, closed = {}, settings["preset"] in FINE, settings["preset"] == "closed"
     bars = job.how["progress"] and not distributed.rank()
     if job.kept:
         job.model.to(job.device)
@@ -317,9 +318,9 @@ def train(job, stop):
         steps = settings["epochs"] * len(train_loader)
         options = {"monitor": "last" if closed else "val_recon_loss"}   # which knows less of new items with every epoch
         if settings["epochs"]:
-            options["optimizers"] = recipe.configure_optimizers(job.model, steps, closed=closed)
-            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], closed=closed,
-                                           progress=bars)
+            options["optimizers"] = recipe.configure_optimizers(job.model, steps, fine=fine, closed=closed)
+            train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], fine=fine,
+                                           closed=closed, progress=bars)
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:

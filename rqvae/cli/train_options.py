@@ -19,12 +19,12 @@ def build_parser(program="rqvae") -> ArgumentParser:
         help="of several --data, share of the variance that each shall have (default: the same for all)")
     add_interaction_options(parser)
     add("--epochs", type=int, help="passes over the items, 0 for the starting point alone (default: 10; with --preset "
-                                   "fine, closed or documented 100, with the first two fewer for more than 3,600 items)")
+                                   "fine 30, closed 60, documented 100, with the first two fewer for more than 8,000 items)")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",
         help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
     add("--preset", choices=PRESETS,
-        help=f"tiger: the measured recipe; fine: ten times as long, for the least reconstruction error; closed: fits the "
+        help=f"tiger: the measured recipe; fine: twice as long, for the least reconstruction error; closed: fits the "
              f"catalogue harder still, new items worse; documented: the documented model and training (default: {DEFAULTS['preset']})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where to write (default: checkpoints)")

@@ -28,10 +28,12 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "standardize": True,
     "robust": True,
 }
-FINE_MODEL = {**MODEL, "hidden_dim": [1024]}        # for reconstruction: a recommender is served as well by the other
+FINE_MODEL = {**MODEL, "hidden_dim": [1024], "learning_rate": 8e-3}     # for the least reconstruction error
 UNTRAINED = {"latent_norm": False}                  # for a starting point alone: norms of latents then say as much as directions
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
+BETAS, FINE_BETAS = (0.9, 0.999), (0.9, 0.99)   # of Adam: at the rate of `fine` a long memory lets the loss burst
+FINE_PULL = 11.0                # of `assignment.BalancedAssignment` on colliding items: there are fewer steps for it
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
 REACH = 0.5                     # of the mixing with neighbours
@@ -46,24 +48,28 @@ def model_options(input_dim: int, *, fine: bool = False) -> dict:
     return {"input_dim": input_dim, "latent_dim": latent_dim, **(FINE_MODEL if fine else MODEL)}
 
 
-def batch_size(num_items: int) -> int:
-    """A power of two near num_items / 64, from 32 to 1024: 45 to 90 steps an epoch while a step is small."""
-    return min(max(2 ** round(math.log2(max(num_items / 64, 1))), 32), 1024)
+def batch_size(num_items: int, *, fine: bool = False) -> int:
+    """A power of two near num_items / 64, from 32 to 1024: 45 to 90 steps an epoch while a step is small. `fine`: near
+    num_items / 16, which learns as much in fewer and larger steps."""
+    return min(max(2 ** round(math.log2(max(num_items / (16 if fine else 64), 1))), 32), 1024)
 
 
-def epochs(num_items: int, *, fine: bool = False) -> int:
-    """10, and fewer from 170,000 items on: 3 for a million. `fine`: 100 up to 3,600 items; beyond, the rows seen grow as
-    num_items to the 0.4: 36 epochs for 20,000 items, and 5 at least."""
-    wanted = max(5 if fine else 2, min(100, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
-    return wanted if fine else min(wanted, 10)
+def epochs(num_items: int, *, fine: bool = False, closed: bool = False) -> int:
+    """10, and fewer from 170,000 items on: 3 for a million. `fine`: 30 up to 8,000 items; beyond, the rows seen grow as
+    num_items to the 0.5: 19 epochs for 20,000 items, and 5 at least. `closed`: twice as many as `fine`."""
+    if fine or closed:
+        return max(5, min(30, round(30 * (8000 / max(num_items, 1)) ** 0.5))) * (2 if closed else 1)
+    return max(2, min(10, round(100 * (3600 / max(num_items, 1)) ** 0.6)))
 
 
-def configure_optimizers(model, total_steps: int, *, closed: bool = False, held: bool = False) -> dict:
+def configure_optimizers(model, total_steps: int, *, fine: bool = False, closed: bool = False,
+                         held: bool = False) -> dict:
     """AdamW with a warm-up and a cosine, stepped with every batch, in the form of `RqVae.configure_optimizers`.
 
     Args:
         model: an `RqVae`.
         total_steps: batches of the whole training.
+        fine: as in `batch_size`.
         closed: fit a catalogue that no item will ever join, at the expense of new items.
         held: published items are held to their codes (see `keeping`): the encoder may then keep what it learns of single
             items, which finds them again; the decoder, by which new items fare, may not.
@@ -74,7 +80,7 @@ def configure_optimizers(model, total_steps: int, *, closed: bool = False, held:
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in decayed]
     optimizer = torch.optim.AdamW(
         [{"params": perceptrons, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=model.learning_rate)
+        lr=model.learning_rate, betas=FINE_BETAS if fine else BETAS)
 
     def share(step):
         done = min(step / max(total_steps, 1), 1.0)
@@ -104,7 +110,7 @@ def start(model, loader, seed=0, *, weights=None, progress=False) -> None:
     model.learning_rate *= min(max(attainable / ROUGH, SHORTEST), 1.0)
 
 
-def training(model, loader, max_epochs, seed=0, *, closed=False, progress=False):
+def training(model, loader, max_epochs, seed=0, *, fine=False, closed=False, progress=False):
     """The loader to train with, neighbours mixed in; and `model.assign` set to keep codes balanced and IDs apart.
 
     Args:
@@ -112,6 +118,7 @@ def training(model, loader, max_epochs, seed=0, *, closed=False, progress=False)
         loader: a shuffling `FeatureLoader` of the items to train on.
         max_epochs: of the whole training.
         seed: of what is drawn.
+        fine: as in `batch_size`.
         closed: as in `configure_optimizers`; neighbours are then not mixed in.
         progress: show a bar on a terminal while neighbours are sought.
     """
@@ -119,7 +126,8 @@ def training(model, loader, max_epochs, seed=0, *, closed=False, progress=False)
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
                          f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
     rows, width = loader.num_rows, loader.table.shape[1]
-    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader))
+    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader),
+                                      **({"pull": FINE_PULL} if fine else {}))
     if closed or rows < 2 or rows * width > MOST_NUMBERS:
         return loader
     near = nearest_items(loader, NEIGHBOURS, view=model.standardized, seed=seed, progress=progress)

@@ -102,13 +102,13 @@ def test_presets_choose_width_and_length(features):
     for preset in ("tiger", "fine", "closed"):
         job = prepare(build_parser().parse_args(["--data", features, "--preset", preset, "--checkpoint-dir", preset]))
         found[preset] = (job.model.hyper_parameters["hidden_dim"], job.settings["epochs"])
-    assert found == {"tiger": ([256], 10), "fine": ([1024], 100), "closed": ([1024], 100)}
+    assert found == {"tiger": ([256], 10), "fine": ([1024], 30), "closed": ([1024], 60)}
 
 
 def test_a_closed_catalogue_keeps_its_last_epoch_though_new_items_fared_better_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("noise.npy", torch.randn(120, 12, generator=torch.Generator().manual_seed(0)).numpy())
-    assert train.main(["--data", "noise.npy", "--preset", "closed", "--epochs", "12", *TINY]) == 0
+    assert train.main(["--data", "noise.npy", "--preset", "closed", "--epochs", "24", *TINY]) == 0
     errors = [json.loads(line)["val_recon_loss"] for line in Path("checkpoints/metrics.jsonl").read_text().splitlines()]
     assert min(errors) < errors[-1]
     best, last = weights("checkpoints/best.ckpt"), weights("checkpoints/last.ckpt")

@@ -24,19 +24,30 @@ def trained(features, epochs=8, **options):
 
 def test_batches_grow_with_the_catalogue_between_their_bounds():
     assert [recipe.batch_size(n) for n in (1, 10, 3686, 20_000, 65_536, 10**6, 10**8)] == [32, 32, 64, 256, 1024, 1024, 1024]
+    assert [recipe.batch_size(n, fine=True) for n in (1, 500, 3686, 20_000, 10**6)] == [32, 32, 256, 1024, 1024]
 
 
 def test_epochs_fall_with_the_catalogue():
     sizes = (1, 100, 3_500, 20_000, 10**5, 10**6, 10**8)
     found = [recipe.epochs(n, fine=True) for n in sizes]
-    assert found == sorted(found, reverse=True) and found[0] == 100 and found[-1] == 5
+    assert found == sorted(found, reverse=True) and found[0] == 30 and found[-1] == 5
+    assert [recipe.epochs(n, closed=True) for n in sizes] == [2 * epochs for epochs in found]
     assert [recipe.epochs(n) for n in sizes] == [10, 10, 10, 10, 10, 3, 2]
 
 
-def test_the_fine_recipe_is_the_default_but_wider():
+def test_the_fine_recipe_is_the_default_but_wider_and_faster():
     options, fine = recipe.model_options(384), recipe.model_options(384, fine=True)
-    assert {name for name in options if options[name] != fine[name]} == {"hidden_dim"}
+    assert {name for name in options if options[name] != fine[name]} == {"hidden_dim", "learning_rate"}
     assert options["hidden_dim"] == [256] and fine["hidden_dim"] == [1024]
+
+
+def test_the_fine_recipe_has_adam_forget_sooner_and_pulls_harder():
+    model, features = RqVae(12, **SMALL), clustered(64)
+    for fine, memory, pull in ((False, 0.999, 5.5), (True, 0.99, 11.0)):
+        optimizer = recipe.configure_optimizers(model, 100, fine=fine)["optimizer"]
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.9, memory)}
+        recipe.training(model, FeatureLoader(features, 32, shuffle=True), 1, fine=fine)
+        assert model.assign.pull == pull
 
 
 def test_the_latent_is_never_wider_than_the_features():
