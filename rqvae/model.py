@@ -220,12 +220,13 @@ class RqVae(nn.Module):
         latents = self._latents(inputs)
         out = self.quantizer(latents.to(self._dtype), assign)
         said = self.decoder(out.quantized)
-        recon_loss = F.mse_loss(said, inputs)
         if self.parts:          # what is not there is not compared
             said = torch.where(self.missing(inputs), 0.0, said)
         if self.robust:         # a row drawn in counts as one at the border would
             weights = (self.reach / row_lengths(inputs)).clamp_max(1.0).square()            # (B, 1)
             recon_loss = (weights * F.mse_loss(said, inputs, reduction="none")).mean()
+        else:
+            recon_loss = F.mse_loss(said, inputs)
         return recon_loss, out.commitment_loss, out.embedding_loss, out.encoding_indices, latents
 
     @torch.no_grad()
