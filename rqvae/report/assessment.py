@@ -173,22 +173,30 @@ def one_of_each(groups, last=None) -> np.ndarray:
 def row_errors(features, codes, model=None):
     """Of each item: squared error of its reconstruction (none without a model), squared distance from the mean
     item, and a number that equals that of items with the same features: (N,) each."""
-    rows = [slice(start, start + ROWS_PER_CHUNK) for start in range(0, len(features), ROWS_PER_CHUNK)]
-    mean = sum(features.rows(chunk).double().sum(dim=0) for chunk in rows) / len(features)      # (D,)
-    errors, spreads, keys = [], [], []
-    for chunk in rows:
+    count, mean = len(features), _mean_item(features)
+    spreads, keys = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.int64)
+    errors = None if model is None else torch.empty(count, dtype=torch.float64)     # pieces would fragment the heap
+    for chunk in _chunks(count):
         items = features.rows(chunk)
-        spreads.append((items.double() - mean).square().sum(dim=1))
-        keys.append(row_keys(items))
+        spreads[chunk] = (items.double() - mean).square().sum(dim=1)
+        keys[chunk] = row_keys(items)
         if model is not None:
             said = decoded(model, codes[chunk])
             if model.robust and (model.parts or model.draws_in()):      # what lies far out, or is large, would be all of it
                 items, said = items.to(model_device(model)), said.to(model_device(model))
-                error, spreads[-1] = (part.cpu() for part in counted_errors(model, items, said))
-                errors.append(error)
+                errors[chunk], spreads[chunk] = counted_errors(model, items, said)
             else:
-                errors.append((items.double() - said.double()).square().sum(dim=1))
-    return torch.cat(errors) if errors else None, torch.cat(spreads), torch.cat(keys)
+                errors[chunk] = (items.double() - said.double()).square().sum(dim=1)
+    return errors, spreads, keys
+
+
+def _chunks(count):
+    return (slice(start, min(start + ROWS_PER_CHUNK, count)) for start in range(0, count, ROWS_PER_CHUNK))
+
+
+def _mean_item(features):
+    """(D,) float64."""
+    return sum(features.rows(chunk).double().sum(dim=0) for chunk in _chunks(len(features))) / len(features)
 
 
 def decoded(model, codes) -> torch.Tensor:
@@ -239,10 +247,10 @@ def resolving_cost(model, features, before, after, moved) -> float:
         before, after: (N, L) int64.
         moved: (m,) rows.
     """
-    spread = row_errors(features, before)[1].sum().item()
-    rise = 0.0
-    for start in range(0, len(moved), ROWS_PER_CHUNK):
-        rows = moved[start:start + ROWS_PER_CHUNK]          # numpy: it takes a tensor of one row for a number
+    mean, rise = _mean_item(features), 0.0
+    spread = sum((features.rows(chunk).double() - mean).square().sum().item() for chunk in _chunks(len(features)))
+    for chunk in _chunks(len(moved)):
+        rows = moved[chunk]             # numpy: it takes a tensor of one row for a number
         items = features.rows(rows).double()
         worse, better = ((items - decoded(model, codes[rows]).double()).square().sum() for codes in (after, before))
         rise += (worse - better).item()
@@ -285,8 +293,7 @@ def _error_measures(errors, spreads, split, bits):
 def _part_measures(features, codes, model):
     """The error of each of several embeddings an item, over the items that have it."""
     sums = torch.zeros(2, len(model.parts), dtype=torch.float64)
-    for start in range(0, len(features), ROWS_PER_CHUNK):
-        rows = slice(start, start + ROWS_PER_CHUNK)
+    for rows in _chunks(len(features)):
         said = decoded(model, codes[rows]).to(model_device(model))
         sums += counted_part_errors(model, features.rows(rows).to(said.device), said)
     names = getattr(features, "names", None) or [f"part {number}" for number in range(1, len(model.parts) + 1)]
