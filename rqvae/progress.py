@@ -71,7 +71,7 @@ class EpochReport:
                 break               # the first level may tell them apart, and no other has anything left to say
             if used < COLLAPSED * min(codes, self.run.items):
                 self.say(f"WARNING: level {level} uses {used} of {codes} codes in epoch {row['epoch'] + 1}: " + (
-                    "are many items alike? If not, lower the learning rate, or use fewer codes" if begun else
+                    "unless many items are alike, lower the learning rate, or use fewer codes" if begun else
                     "it is collapsing, and IDs will say little. Begin from the data (train.py --preset tiger, "
                     "or rqvae.recipe.start), lower the learning rate, or use fewer codes"))
                 return True

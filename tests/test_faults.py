@@ -203,7 +203,7 @@ UNUSUAL = {
     "integers": (np.round(ROWS * 100).astype(np.int16), "has integer features"),
     "middle-axis": (ROWS[:, None, :], "its axis of size 1 is dropped"),
     "constant-column": (changed(slice(None), 3, 0.5), "has 1 constant columns of 12 (3)"),
-    "zero-row": (changed(5, slice(None), 0), "has 1 rows of zeros only (5)"),
+    "zero-row": (changed(5, slice(None), 0), "has 1 row of zeros only (5)"),
     "one-row": (ROWS[:1], ""),
 }
 

@@ -30,9 +30,10 @@ from ..report.taken import recommender_measures, taken_measures
 from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, comparison_measures, comparison_text, foreign_words,
                            freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
-from ..report.words import counted, sizes_in_words
+from ..report.words import sizes_in_words
 from .console import say
 from ..storage.files import together
+from ..storage.words import counted
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
 from .recorded import of_items, pieces_of, require_as_published, require_new
@@ -167,11 +168,11 @@ def write(job, codes, bare) -> str:
     said = which_keys(job.outputs, item_ids)
     if said:
         say(said)
-    beside = f", {len(job.published.codes):,} published ones first and unchanged" if job.published else ""
+    beside = f", {counted(len(job.published.codes), 'published one')} first and unchanged" if job.published else ""
     known = int((job.published_rows >= 0).sum()) if job.published else 0
     if known:
         say(f"{known:,} of them are published already and keep their IDs")
-    return f"wrote {len(codes):,} semantic IDs{beside} to {', '.join(map(str, paths))}"
+    return f"wrote {counted(len(codes), 'semantic ID')}{beside} to {', '.join(map(str, paths))}"
 
 
 def freshness(job, codes, table) -> str:
@@ -273,7 +274,7 @@ def judge(job, codes, names, resolution=None) -> None:
         measures += recommender_measures(ids, job.interactions)
     if job.against:
         measures += arrivals(job, codes if before is None else before)
-    what = job.items.description if job.items else f"{len(codes):,} items"
+    what = job.items.description if job.items else counted(len(codes), "item")
     about = f"{what}; {counted(codes.shape[1], 'level')} of {sizes_in_words(sizes)} codes, {job.title}"
     if job.interactions:
         say(f"What users did: {job.interactions.words}")

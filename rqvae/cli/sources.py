@@ -14,6 +14,7 @@ from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
 from ..storage.files import cache_folder, nearest_names, shown
+from ..storage.words import counted
 from .item_options import INTERACTIONS, OPTIONS
 
 
@@ -64,7 +65,7 @@ def open_items(*, data=None, key=None, item_ids=None, texts=None, text_columns=N
         dataset = FeatureDataset(catalogue.features, item_ids=catalogue.names, names=catalogue.names)
         source = "the built-in catalogue (Python's own library: an item a documented function, class or module)"
     rows, width = dataset.table.shape
-    return Items(dataset, f"{rows:,} items of {width} features from {shown(source)}", places)
+    return Items(dataset, f"{counted(rows, 'item')} of {counted(width, 'feature')} from {shown(source)}", places)
 
 
 def open_named(options, *, blended, device="auto", may_load=True) -> Items:

@@ -24,6 +24,7 @@ from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
+from ..storage.words import counted
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
 from .console import StopSignals, command, say
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
@@ -130,8 +131,8 @@ def of_parts(table, settings) -> dict:
     """What several embeddings an item ask of the model."""
     widths, weights = getattr(table, "widths", None), settings.get("weights")
     if weights and (not widths or len(weights) != len(widths) or min(weights) <= 0):
-        raise ValueError(f"--weights are {' '.join(map(str, weights))}, which must be a number above 0 for each of the "
-                         f"{len(widths or [0])} files of --data")
+        raise ValueError(f"--weights are {words(weights)}; they must be numbers above 0, one for each file of --data, of which "
+                         f"there {'are ' + str(len(widths)) if widths else 'is 1'}")
     if widths and (settings["preset"] == "documented" or settings.get("robust") is False):
         raise ValueError("several --data need a model that knows of parts: leave out --preset documented and --no-robust, or "
                          "put them side by side in one file")
@@ -271,7 +272,7 @@ def run(job) -> int:
             if history is None:
                 return 128 + (stop.number or signal.SIGTERM)
             if job.resume_from and (not history or history[-1]["epoch"] + 1 > job.settings["epochs"]):
-                say(f"already trained {len(history)} of {job.settings['epochs']} epochs; nothing to do")
+                say(f"already trained {len(history)} of {counted(job.settings['epochs'], 'epoch')}; nothing to do")
             elif not distributed.rank():
                 report(job, history)
     return 0
@@ -291,8 +292,8 @@ def train(job, stop):
         train_rows, val_rows = split(job.kept, settings["val_fraction"], settings["seed"])
         noted = {"held_out": val_rows.tolist(), "ancestors": job.kept.ancestors,
                  "kept_checksum": codes_checksum(job.kept.codes)}
-        say(f"Going on from {settings['from_']}; {int((job.kept.codes[:, 0] >= 0).sum()):,} items keep the IDs that "
-            f"{settings['keep']} gives them")
+        kept = int((job.kept.codes[:, 0] >= 0).sum())
+        say(f"Going on from {settings['from_']}; {counted(kept, 'item')} held to the IDs that {settings['keep']} gives")
     else:
         train_rows, val_rows = split_rows(len(table), settings["val_fraction"], settings["seed"])
     where = {"device": job.device, "share": (distributed.rank(), distributed.world_size())}
@@ -359,7 +360,7 @@ def report(job, history) -> None:
     if model.parts:             # each with its share, whatever its units
         errors["relative_mse"] = errors["relative_mse_robust"]
     seconds = sum(row["seconds"] for row in history)
-    say(f"\nTrained {len(history)} epochs in {seconds:.0f} s; over all items:" if history else
+    say(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s; over all items:" if history else
         "\nThe starting point, with no epoch trained; over all items:")
     say(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
                 errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))

@@ -11,6 +11,7 @@ from ..ids.uniqueness import unique_ids
 from ..inference import batch_inference, model_identity
 from ..items.batches import FeatureLoader
 from ..items.tables import TableRows
+from ..storage.words import counted
 from .console import say
 from .item_options import INTERACTIONS, OPTIONS
 from .sources import as_recorded, open_named
@@ -74,9 +75,9 @@ def run_verify(job) -> int:
         if manifest["unique"] and manifest["format"] not in NUMBERED:
             own = unique_ids(model, part, own, method=manifest["unique"], taken=ids.codes[:before] if before else None).codes
         wrong = (written != own).any(axis=1)
-    say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {manifest['items']:,} items, {before:,} of them "
+    say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {counted(manifest['items'], 'item')}, {before:,} of them "
         "published before; its files are as they were written")
-    say(f"{(~wrong).sum():,} of {len(wrong):,} IDs are what {job.title} and {table.source} give")
+    say(f"{(~wrong).sum():,} of {counted(len(wrong), 'ID')} are what {job.title} and {table.source} give")
     for place in np.flatnonzero(wrong)[:LISTED].tolist():
         row = before + int(drawn[place])
         item = ids.item_ids[row] if ids.item_ids else f"row {row}"

@@ -19,6 +19,7 @@ from ..codes import codes_checksum
 from ..inference import ROWS_PER_CHUNK, model_identity
 from ..storage.files import together, write_atomically
 from ..storage.item_ids import ids_checksum
+from ..storage.words import counted
 from .files import load_semantic_ids, save_semantic_ids
 
 # What a part has beside it, and what is said where that differs.
@@ -45,8 +46,8 @@ class Shard(NamedTuple):
         """Refuse a division into more parts than there are chunks."""
         chunks = -(-num_rows // ROWS_PER_CHUNK)
         if self.count > chunks:
-            raise ValueError(f"{num_rows:,} items are {chunks} chunks of {ROWS_PER_CHUNK} rows, too few for "
-                             f"{self.count} shards; ask for {chunks} or fewer")
+            raise ValueError(f"{counted(num_rows, 'item')} are {counted(chunks, 'chunk')} of {ROWS_PER_CHUNK} rows, too few for "
+                             f"{self.count} shards; " + (f"ask for {chunks} or fewer" if chunks > 1 else "leave --shard out"))
 
 
 def parse_shard(text) -> Shard:

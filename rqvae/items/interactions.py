@@ -16,6 +16,7 @@ import numpy as np
 
 from ..storage.arrays import INTEGERS, read_npy
 from ..storage.item_ids import rows_by_text
+from ..storage.words import counted
 from .amazon_p5 import leave_one_out, load_sequences
 from .events import read_events
 from .readers import require_file
@@ -200,10 +201,11 @@ def _tidied(rows, lengths, count, longest, where) -> Interactions:
         to_end = np.repeat(starts + lengths, lengths) - np.arange(len(rows))
         rows, lengths = rows[to_end <= longest], np.minimum(lengths, longest)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    out = [f"{strangers:,} events of items that are not among these" if strangers else "",
-           f"{int(again.sum()):,} repeats in a row" if again.any() else "",
-           f"all but the last {longest:,} items of {endless:,} users" if endless else ""]
+    out = [f"{counted(strangers, 'event')} of items that are not among these" if strangers else "",
+           f"{counted(int(again.sum()), 'repeat')} in a row" if again.any() else "",
+           f"all but the last {counted(longest, 'item')} of {counted(endless, 'user')}" if endless else ""]
     out = "; left out: " + ", ".join(filter(None, out)) if any(out) else ""
     taken = len(np.unique(rows))
-    words = (f"{len(lengths):,} users took {taken:,} of {count:,} items {len(rows):,} times, {where}{out}")
+    words = (f"{counted(len(lengths), 'user')} took {taken:,} of {counted(count, 'item')} {counted(len(rows), 'time')}, "
+             f"{where}{out}")
     return Interactions(rows.astype(np.int32, copy=False), offsets, words)

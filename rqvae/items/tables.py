@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..storage.words import counted
 from .blending import BlendedTable
 from .blocks import NoRows, array_block, tensor_block
 from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
@@ -216,7 +217,7 @@ class FeatureTable:
             _warn(f"{where} has {len(constant)} constant columns of {self.shape[1]} "
                   f"({_listed(constant, len(constant))}); they tell no item from another")
         if zero.count:
-            _warn(f"{where} has {zero.count} rows of zeros only ({zero}); "
+            _warn(f"{where} has {counted(zero.count, 'row')} of zeros only ({zero}); "
                   "these items will get one semantic ID")
 
     def _require_numbers(self, rows, index):

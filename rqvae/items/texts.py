@@ -21,6 +21,7 @@ import torch
 from ..progress import in_notebook
 from ..storage.files import brief, describe_content, nearest_names, shown, write_atomically
 from ..storage.item_ids import of_one_kind
+from ..storage.words import counted
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
 
@@ -68,8 +69,8 @@ def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
     _require_columns(path, list(columns), [*text_columns, *([] if id_column is None else [id_column])])
     silent = [row for row, text in enumerate(texts) if not text]
     if silent:
-        warnings.warn(f"{path}: {len(silent)} of {len(texts)} items have no text, and so all the "
-                      f"same features; the first rows are {silent[:5]}", stacklevel=2)
+        warnings.warn(f"{path}: no text in {len(silent):,} of {counted(len(texts), 'item')}, the first in row {silent[0]}; their "
+                      "features say nothing of them: give them a text, or leave them out", stacklevel=2)
     item_ids = None if id_column is None else _item_ids(path, ids, numbers, id_column)
     return ItemTexts(texts, names, item_ids)
 

@@ -17,6 +17,7 @@ from .scaling import attainable_error, parts_scaling, plain_scaling, robust_scal
 
 EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
 ROWS_PER_CODE = 20      # k-means on more rows costs more and finds the same (4 % of inertia at 100 a code)
+LEAST_SHARED = 32       # items: among fewer no number of codes is worth lowering to, each shared by 8
 FEW_DIRECTIONS = 0.06   # an attainable error, see `scaling`, as of items that spread over six directions
 
 
@@ -46,7 +47,7 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
     _warn_about_few(features, len(codebook))
     with tqdm(total=len(model.quantizer.levels) + 1, desc="starting point", leave=False,
               disable=None if progress else True,               # None: shown on a terminal only
-              bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}") as bar:
+              bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}") as bar:      # its steps take unlike times
         return _initialize(model, features, weights, balance, generator, bar)
 
 
@@ -138,6 +139,6 @@ def _warn_about_few(features, num_codes):
     if 1 < distinct < num_codes:
         which = f"{len(features)} rows to train on" if distinct == len(features) else \
             f"the {distinct} distinct ones of {len(features)} rows to train on"
+        fewer = f", or lower num_embeddings, for example to {distinct // 8}" if distinct >= LEAST_SHARED else ""
         warnings.warn(f"{which} are fewer than the {num_codes} codes of a level: nearly every item has a first code to itself; "
-                      f"for prefixes that items share give more items or lower num_embeddings, to {max(2, distinct // 8)} for "
-                      "example")
+                      f"for prefixes that items share give more items{fewer}")

@@ -16,7 +16,8 @@ from ..collisions import collision_ranks, collision_report
 from ..evaluation import code_statistics, counted_errors, counted_part_errors, row_keys
 from ..inference import evaluating, model_device
 from .neighbours import neighbour_quality, shared_prefix_lift
-from .words import counted, percent
+from ..storage.words import counted
+from .words import percent
 
 FOREIGN = 1.05          # an error from which on features are not what the model knows
 FAIR = 1.5              # what misses its bound by less than this factor is fair
@@ -351,7 +352,7 @@ def _collision_measures(collisions, resolved, room):
                   _judged("apart", "collision rate after resolving", percent(after), after, "resolved", healthy="0 %")]
     if same:
         found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}", remedy=(
-            "no ID can tell these apart, as their features do not: give features in which they differ, or each once")
+            "give features in which these differ, or each such item once: no ID can tell apart what its features do not")
             if same > FEW_ALIKE * items else ""))
     return found
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..storage.words import counted
+
 CURVE_BUCKETS = 200     # stretches of a long curve, each drawn by two points
 STRIPS = 64             # places of a chart that answer the pointer
 LOG_SPAN = 30           # a curve whose values differ by more than this factor gets a log scale
@@ -199,10 +201,6 @@ def figure(value, *, padded=False) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:#.4g}" if padded else f"{value:.4g}"
-
-
-def counted(number, noun) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def evenly(begin, end, limit) -> list:

@@ -17,6 +17,7 @@ from ..items.interactions import read_pairs
 from ..items.readers import require_file
 from ..storage.files import describe_content
 from ..storage.item_ids import in_row_order, like_row_numbers, rows_by_text
+from ..storage.words import counted
 
 
 def training_history(path, extra) -> list:
@@ -54,7 +55,8 @@ def unfinished_words(path, extra, history) -> str:
     known = path.with_name("metrics.jsonl").exists() or path.name == "last.ckpt"
     if not known or not isinstance(wanted, int) or len(history) >= wanted:
         return ""
-    return (f"this run was stopped after {len(history):,} of {wanted:,} epochs: what follows is not what it would come to; "
+    return (f"this run was stopped after {len(history):,} of {counted(wanted, 'epoch')}: what follows is not what it would come "
+            "to; "
             f"train --resume {path.with_name('last.ckpt')} goes on with it")
 
 
@@ -79,8 +81,8 @@ def load_names(path, count) -> list:
         raise ValueError(f"{path} holds other values than text; expected a list of names, [\"Drill\", ...]")
     names = names[:-1] if path.suffix.lower() == ".txt" and names[-1] == "" else names
     if len(names) != count:
-        raise ValueError(f"{path} has {len(names):,} names, there are {count:,} items; expected one for each, in the "
-                         "same order")
+        raise ValueError(f"{path} has {counted(len(names), 'name')} for {counted(count, 'item')}; expected one for each, in "
+                         "the same order")
     return names
 
 
@@ -132,7 +134,7 @@ def in_order_of(table, ids, where) -> SemanticIds:
         ValueError: they are not of the same items, or it cannot be told whether keys are item IDs or row numbers.
     """
     if len(table) != len(ids.codes):
-        raise ValueError(f"{where} has {len(ids.codes):,} items, {table.source} has {len(table):,}; give the features "
+        raise ValueError(f"{where} has {counted(len(ids.codes), 'item')}, {table.source} has {len(table):,}; give the features "
                          "of the same items")
     if ids.item_ids is None and like_row_numbers(table.item_ids) and not in_row_order(table.item_ids):
         ids = _keys_or_rows(table, ids, where)

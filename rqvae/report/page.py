@@ -15,8 +15,9 @@ import numpy as np
 
 from ..codes import level_sizes
 from ..storage.files import write_atomically
-from .charts import (CURVE_BUCKETS, STRIPS, Curve, bar, chart, code_axis, counted, epoch_curves, escaped, evenly,
-                     figure, html_table, in_numbers, item_map, over_epochs, whole_axis)
+from ..storage.words import counted
+from .charts import (CURVE_BUCKETS, STRIPS, Curve, bar, chart, code_axis, epoch_curves, escaped, evenly, figure,
+                     html_table, in_numbers, item_map, over_epochs, whole_axis)
 from .prefix_tree import Tree, first_codes, id_order
 from .words import percent, sizes_in_words
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .charts import bar, counted, escaped, evenly
+from ..storage.words import counted
+from .charts import bar, escaped, evenly
 
 FIRST_CODES, SUB_PREFIXES, NAMES = 24, 8, 6     # how much of the tree is shown
 LONGEST = 90            # characters of a name

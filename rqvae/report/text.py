@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..collisions import collision_report, id_keys, run_starts
-from ..storage.words import shown
+from ..storage.words import counted, shown
 from .assessment import QUESTIONS, Measure, codes_of, per_level, usable_codes
-from .words import counted, percent, sizes_in_words, table
+from .words import percent, sizes_in_words, table
 
 RETRAIN_FROM = 1.25     # times the error of held-out items; a judgement: far above chance, far below another catalogue
 COLLAPSED = 0.5         # a level that uses less than this share of its codes has collapsed
@@ -39,16 +39,16 @@ def report_text(measures) -> str:
 
 
 def what_to_change(measures) -> list:
-    """A line for each remedy, with what it is for."""
+    """A line for each remedy, and behind it what it is for."""
     missed = {}
     for measure in measures:
         if measure.remedy:
             missed.setdefault(measure.remedy, []).append(measure.label)
-    return [f"{', '.join(labels)}: {remedy}" for remedy, labels in missed.items()]
+    return [f"{remedy} ({'; '.join(labels)})" for remedy, labels in missed.items()]
 
 
 def report_rows(measures) -> list:
-    """The same for `report_page.write_page`."""
+    """The same for `page.write_page`."""
     rows, question = [], None
     for measure in measures:
         if measure.question != question:
@@ -69,11 +69,13 @@ def resolution_text(resolution, items, cost=None, published=0) -> str:
         published: M, of those that had IDs before.
     """
     before, after = (percent(report["collision_rate"]) for report in (resolution.before, resolution.after))
-    moved = f"{len(resolution.moved):,} of {items:,} items"
+    moved = f"{len(resolution.moved):,} of {counted(items, 'item')}"
     lines = [f"made unique: collision rate {before} before, {after} after" + (
-        f", the {published:,} published items included" if published else "")]
+        f", the {counted(published, 'published item')} included" if published else "")]
     if cost is None:
         lines.append(f"  each ID has one more number; it is above 0 for {moved}")
+    elif cost < 5e-5:
+        lines.append(f"  {moved} moved to a free ID near by, which costs no reconstruction error")
     else:
         lines.append(f"  {moved} moved to a free ID near by, at the price of {cost:.4f} more reconstruction error "
                      "(a share of the features' variance)")
@@ -90,8 +92,8 @@ def kept_words(old, new) -> str:
 def holding_text(kept, chosen, held_error, free_error) -> str:
     """What it costs that published items keep their IDs; arguments as of `assessment.holding_cost`, and what it gives."""
     same = (np.asarray(kept) == np.asarray(chosen))
-    return (f"holding on to published IDs: error {held_error:.4f} of the {len(same):,} published items under the IDs they keep, "
-            f"{free_error:.4f} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
+    return (f"holding on to published IDs: error {held_error:.4f} of the {counted(len(same), 'published item')} under the IDs "
+            f"they keep, {free_error:.4f} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
             f"same, {percent(same[:, 0].mean())} the same first code")
 
 
@@ -99,7 +101,7 @@ def comparison_text(found, new, old) -> str:
     """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
     rows = [[name, *(percent(found[key][place]) if found[key][place] == found[key][place] else "-"
                      for key in ("kept", "kept_renamed", "neighbours"))] for place, name in enumerate(_beginnings(len(found["kept"])))]
-    return (f"{new} against {old}: {found['common']:,} items in both, {found['new']:,} new, {found['gone']:,} gone\n"
+    return (f"{new} against {old}: {counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
             + table(["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"], rows)
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
 
@@ -164,10 +166,10 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
         robust: the same with what lies far out drawn in, where there is such.
     """
     lines = []
-    if robust is not None:
+    if robust is not None and f"{robust:.3f}" != f"{relative_mse:.3f}":
         lines.append(f"reconstruction error: {robust:.3f} of the features' variance (0 is perfect, 1 is no better than the "
-                     f"mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, nearly all of it of few "
-                     "rows or columns")
+                     f"mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, where few rows or columns "
+                     "have most of the variance")
     elif relative_mse is not None and math.isnan(relative_mse):
         lines.append("reconstruction error: none to speak of, as all items have the same features")
     elif relative_mse is not None:

@@ -6,11 +6,6 @@ def percent(share) -> str:
     return f"{100 * share:.2f} %" if share == 0 or share >= 5e-5 else f"{100 * share:.1g} %"
 
 
-def counted(number, noun) -> str:
-    """"1 item", "1,200 items"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def table(header, rows) -> str:
     """Columns aligned with spaces, the first to the left, the others to the right."""
     rows = [[str(cell) for cell in row] for row in [header, *rows]]

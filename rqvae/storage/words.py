@@ -1,4 +1,4 @@
-"""Words for what a file holds, safe to show. Knows no format of ours.
+"""Words for what a file holds, safe to show, and for counts. Knows no format of ours.
 
 Whatever a file or a user says passes through `shown` before it stands in a message or a table.
 """
@@ -50,6 +50,11 @@ _BRIEF = _Brief()
 
 def _spelled(match):
     return ascii(match[0])[1:-1]
+
+
+def counted(number, noun) -> str:
+    """"1 item", "1,200 items"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def nearest_names(path) -> str:

@@ -329,7 +329,7 @@ def test_a_part_of_a_table_is_checked_alone():
         table.check(4, range(18, 25))
     with pytest.raises(ValueError, match=r"the features array, rows 10 to 19, has NaN or Inf in 1 of 10 rows \(17\)"):
         table.check(rows=range(10, 20))
-    with pytest.warns(UserWarning, match=r"array, rows 20 to 29, has 1 rows of zeros only \(25\)"):
+    with pytest.warns(UserWarning, match=r"array, rows 20 to 29, has 1 row of zeros only \(25\)"):
         table.check(rows=range(20, 30))
 
 

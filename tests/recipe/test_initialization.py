@@ -83,7 +83,7 @@ def test_the_model_keeps_its_mode_and_learns_nothing_of_gradients():
 
 @pytest.mark.parametrize("features, words", [
     (torch.eye(12)[torch.arange(30) % 5], "the 5 distinct ones of 30 rows to train on are fewer than the 16 codes"),
-    (clustered(5), "5 rows to train on are fewer than the 16 codes"),
+    (clustered(5), "5 rows to train on are fewer than the 16 codes .* give more items$"),       # nothing to lower to
 ])
 def test_too_few_rows_are_said_with_both_numbers_and_train_all_the_same(features, words):
     model = RqVae(12, 16, 8, 16, num_quantizers=2, **GOOD)

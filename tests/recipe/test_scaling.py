@@ -87,6 +87,11 @@ def test_what_is_unusual_is_named_with_what_is_done_and_how_to_overrule():
     assert unusual(robust(clustered(300)), clustered(300).__getitem__, 300) == []
 
 
+def test_of_two_items_neither_is_far_out():
+    two = torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert unusual(robust(two), two.__getitem__, 2) == []
+
+
 @pytest.mark.parametrize("features", [
     torch.linspace(-3, 3, 200)[:, None], torch.linspace(-3, 3, 200)[:, None] * torch.randn(1, 40),
     clustered(200) * 1e-25, torch.cat([clustered(199), 1e5 * clustered(1)]),

@@ -50,7 +50,7 @@ def test_names_are_lines_or_a_list(tmp_path):
     ("a.json", b"[1, 2]", "holds other values than text"),
     ("a.json", b"<html>", "this is an HTML page"),
     ("a.txt", b"\xff\xfe", "cannot be read as .txt"),
-    ("a.txt", b"one", "has 1 names, there are 2 items; expected one for each"),
+    ("a.txt", b"one", "has 1 name for 2 items; expected one for each"),
 ])
 def test_other_names_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rqvae.report.assessment import Measure, unsettled
+from rqvae.collisions import collision_report
 from rqvae.evaluation import code_statistics
 from rqvae.report.text import (collapse_advice, prefix_table, report_rows, report_text, resolution_text, shared_prefixes,
                           summary)
@@ -24,8 +25,8 @@ def test_each_figure_stands_beside_what_is_healthy_and_what_to_change_at_the_end
     assert [line for line in lines if line.endswith("?")] == [
         "How much of an item does its ID keep?", "Are all codes in use?", "Does every item have an ID of its own?"]
     assert "  level 1: codes used   3 of 8            all     poor" in lines
-    assert lines[-3:] == ["What to change", "  level 1: codes used, level 2: codes used: train longer",
-                          "  collision rate: use --unique"]
+    assert lines[-3:] == ["What to change", "  train longer (level 1: codes used; level 2: codes used)",
+                          "  use --unique (collision rate)"]
     assert max(map(len, lines)) < 100
     assert "What to change" not in report_text(MEASURES[:1])
 
@@ -82,6 +83,15 @@ def test_resolving_is_told_with_its_price():
     text = resolution_text(suffixed, 3, 0.00123, published=7)
     assert "after, the 7 published items included" in text
     assert "1 of 3 items moved to a free ID near by, at the price of 0.0012 more reconstruction error" in text
+    for nothing in (0.0, -0.0001):          # moved among equal items, or to codes that happen to fit better
+        assert "near by, which costs no reconstruction error" in resolution_text(suffixed, 3, nothing)
+
+
+def test_the_error_with_far_rows_drawn_in_is_told_where_it_is_another():
+    codes = torch.tensor([[1], [2]])
+    figures = code_statistics(codes, [4]), collision_report(codes)
+    assert "0.352 as they are, where few rows or columns have most" in summary(*figures, 0.352, 0.410)
+    assert "as they are" not in summary(*figures, 0.4101, 0.4099)
 
 
 def test_items_that_share_a_prefix_are_shown_by_name():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rqvae.storage.words import shown, shown_lines
+from rqvae.storage.words import counted, shown, shown_lines
 
 
 @pytest.mark.parametrize("words, expected", [
@@ -21,3 +21,7 @@ def test_what_a_terminal_would_obey_is_spelled(words, expected):
 def test_lines_of_ours_stay_lines():
     assert shown_lines("one\ntwo\x1b") == "one\ntwo\\x1b"
     assert shown("abcdef", 3) == "abc"
+
+
+def test_one_is_one_and_none_are_several():
+    assert [counted(number, "item") for number in (0, 1, 1200)] == ["0 items", "1 item", "1,200 items"]
