@@ -80,7 +80,7 @@ def test_items_of_p5_know_the_training_part_of_its_sequences(place):
 def test_p5_brings_the_training_part_of_its_sequences_where_it_has_some(place):
     sequences = Path("amazon/raw/beauty/sequential_data.txt")
     found = open_interactions(60, None, p5="amazon")
-    assert found.items.tolist() == [0] and "1 users took 1 of 60 items 1 times, in the training part" in found.words
+    assert found.items.tolist() == [0] and "1 user took 1 of 60 items 1 time, in the training part" in found.words
     sequences.write_text("")
     assert open_interactions(60, None, p5="amazon") is None
     sequences.unlink()

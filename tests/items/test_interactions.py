@@ -74,7 +74,7 @@ def test_lines_of_p5_count_from_one_unless_there_is_a_zero(tmp_path):
 def test_pairs_are_users_of_two_items(tmp_path):
     np.save(tmp_path / "pairs.npy", np.array([[0, 1], [4, 2], [3, 3]]))
     found = read_interactions(tmp_path / "pairs.npy", 5, IDS[:5])
-    assert lists(found) == [[0, 1], [4, 2], [3]] and "1 repeats in a row" in found.words
+    assert lists(found) == [[0, 1], [4, 2], [3]] and "1 repeat in a row" in found.words
 
 
 def test_damaged_headers_and_columns_of_pairs_are_no_trap(tmp_path):
@@ -99,7 +99,7 @@ def test_strangers_repeats_and_endless_lists_are_left_out_and_said(tmp_path):
     found = read_interactions(path, 6, longest=4)
     assert lists(found) == [[1, 2], [2, 3, 4, 5], [0]]
     assert found.words.endswith("left out: 3 events of items that are not among these, 2 repeats in a row, all but the "
-                                "last 4 items of 1 users")
+                                "last 4 items of 1 user")
 
 
 def test_columns_are_found_or_named_and_dates_are_times(tmp_path):
