@@ -355,8 +355,38 @@ def test_an_output_that_appears_during_the_work_is_left_as_it_is(place, monkeypa
             return original(*arguments)
         monkeypatch.setattr(command, "batch_inference", meanwhile)
         assert infer.main(["--ckpt", "--data", "items.npy", *argv]) == 1
-        assert re.search("appeared while this was at work|exists; choose another name", capsys.readouterr().err)
+        assert re.search("appeared or was changed while this was at work|exists; choose another name", capsys.readouterr().err)
         assert Path(name).read_bytes() == b"of another" and len(os.listdir(Path(name).parent)) in (1, 3)
+
+
+@pytest.mark.parametrize("name, place_, argv", [
+    ("page.html", "rqvae.cli.infer.batch_inference", ["--output", "ids.json", "--report", "page.html"]),
+    ("ids.json.manifest", "rqvae.cli.infer.batch_inference", ["--output", "ids.json"]),
+    ("model.pt2", "rqvae.cli.infer.export_program", ["--export", "model.pt2"]),
+    ("out/config.json", "RqVae.save_pretrained", ["--save-pretrained", "out"]),
+    ("pub.json", "rqvae.cli.infer.batch_inference", ["--output", "pub.json", "--overwrite"]),
+    ("pub.json", "rqvae.cli.infer.batch_inference", ["--append-to", "pub.json", "--output", "pub.json", "--overwrite",
+                                                     "--item-ids", "new.json"]),
+], ids=["a page", "a manifest", "a program", "a model folder", "replaced meanwhile", "published meanwhile"])
+def test_whatever_others_put_where_a_command_will_write_is_left_as_it_is(place, monkeypatch, capsys, name, place_, argv):
+    """Two that appended to one table at once both ended well, and the items of the first were gone."""
+    Path("old.json").write_text(json.dumps([f"old{row}" for row in range(200)]))
+    Path("new.json").write_text(json.dumps([f"new{row}" for row in range(200)]))
+    assert infer.main(["--ckpt", "--data", "items.npy", "--item-ids", "old.json", "--output", "pub.json"]) == 0
+    module, function = place_.rsplit(".", 1)
+    holder = RqVae if module == "RqVae" else sys.modules[module]
+    original = getattr(holder, function)
+
+    def meanwhile(*arguments, **options):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b'{"of": "another"}')
+        return original(*arguments, **options)
+    monkeypatch.setattr(holder, function, meanwhile)
+    before = contents()
+    assert infer.main(["--ckpt", "--data", "items.npy", *argv]) == 1
+    assert re.search("appeared or was changed while this was at work, and was left as it is|holds a model of another kind",
+                     capsys.readouterr().err)
+    assert contents() == {**before, name: b'{"of": "another"}'}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")

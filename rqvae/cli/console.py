@@ -20,6 +20,7 @@ import warnings
 
 from .. import __version__
 from .config import options_of
+from ..storage.files import expect_nothing
 from ..storage.words import shown, shown_lines
 
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
@@ -88,6 +89,7 @@ def run_command(parser, load, argv) -> int:
     way (1). Each becomes one line on stderr, with a traceback only on `--debug`.
     """
     _open_streams()
+    expect_nothing()
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as exit_:
@@ -108,6 +110,8 @@ def run_command(parser, load, argv) -> int:
         except KeyboardInterrupt as interrupt:
             print("interrupted", file=sys.stderr)
             return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+        finally:
+            expect_nothing()
 
 
 def say(*words) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from ..codes import as_codes, as_item_ids, as_labels, check_range, level_sizes
 from ..collisions import collision_ranks, id_keys, run_starts
-from ..storage.files import together, write_atomically
+from ..storage.files import expect, together, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, LINE_BREAKS, as_integers, check_lines
 from . import FORMATS
 from .files import refuse_existing, write_index
@@ -98,6 +98,8 @@ def check_export(format, folder_or_path, *, has_item_ids=False, item_ids=None, o
     item_ids = item_ids or (["0"] if has_item_ids else None)
     plan = _plan(_Items(np.zeros((1, 1), np.int64), [1], item_ids, None, None), format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
+    for path, _ in plan:
+        expect(path)
 
 
 def _checked_candidates(candidates, count, size):

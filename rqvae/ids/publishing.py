@@ -14,13 +14,13 @@ import numpy as np
 
 from ..codes import check_range
 from ..collisions import collision_ranks
-from ..storage.files import remove_stale_temporaries, together
+from ..storage.files import expect, remove_stale_temporaries, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
                                 of_one_kind, rows_by_text, written_alike)
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import SemanticIds, existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
-from .generations import check_checkpoint, describe, verified_manifest, with_kinds, write_manifest
+from .generations import check_checkpoint, describe, manifest_path, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
 OWN = ("json", "jsonl", "csv", "npy")          # of `save_semantic_ids`
@@ -71,6 +71,7 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             refuse_existing(place, overwrite)
             if name == "npy":
                 refuse_existing(item_numbers_beside(place), overwrite)
+            expect(manifest_path(place))
     return outputs
 
 
@@ -122,6 +123,7 @@ def refuse_existing(path, overwrite=False) -> None:
         path.lstat()                                # a name that is too long is said now
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
+    expect(path)
 
 
 def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, bare=None, candidates=None,

@@ -20,16 +20,18 @@ from . import locks
 from .locks import locked
 from .words import brief, describe_content, nearest_names, shown
 
-__all__ = ["append_line", "brief", "cache_folder", "check_writable", "describe_content", "locked", "nearest_names",
-           "remove_stale_temporaries", "shown", "together", "write_atomically"]
+__all__ = ["append_line", "brief", "cache_folder", "check_writable", "describe_content", "expect", "expect_nothing",
+           "locked", "nearest_names", "remove_stale_temporaries", "shown", "together", "write_atomically"]
 
 _LOADED = time.time()               # a file older than this is not of this process, whatever its name says
 _YOUNG = 60                         # seconds in which the file of a live process is not touched, locked or not
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
 _RECORD = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.set")
-_LONGEST = 100                      # characters of a name that its temporary file's name repeats
+_LONGEST = 100                      # bytes of a name that its temporary file's name repeats
 _RECORD_LIMIT = 2**20               # bytes
+_APPEARED = "it appeared or was changed while this was at work, and was left as it is; choose another name, or begin again"
 _set = contextvars.ContextVar("files that wait for their names", default=None)
+_expected = {}                      # real path -> what was there when a command looked, before its work
 
 
 class _Waiting:
@@ -79,6 +81,7 @@ class _Waiting:
                 os.unlink(self.target)
 
     def leave_nothing(self):
+        _expected.pop(self.target, None)
         for path in filter(None, (self.temporary, self.old)):
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -129,6 +132,17 @@ def together():
         _set.reset(token)
         for file in waiting:
             file.leave_nothing()
+
+
+def expect(path) -> None:
+    """Have the set that `path` will be written in refuse what others put there from now on, or do to what is there."""
+    target = Path(os.path.realpath(path))
+    _expected[target] = _identity(target)
+
+
+def expect_nothing() -> None:
+    """A command begins or ends: what another one looked at is nobody's concern any more."""
+    _expected.clear()
 
 
 def unnamed(path) -> Path:
@@ -230,7 +244,21 @@ def _naming(path):
 
 
 def _beside(path):
-    return path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{_short(path.name)}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _short(name):
+    cut = os.fsencode(name)[:_LONGEST]
+    return os.fsdecode(cut) if len(cut) < _LONGEST else cut.decode(errors="ignore")     # half a letter would be none
+
+
+def _identity(path):
+    """What tells a file from another, and from itself after somebody wrote to it; None where nothing is."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _mode(path, target):
@@ -251,8 +279,7 @@ def _give_new_name(temporary, target):
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise FileExistsError(errno.EEXIST, "it appeared while this was at work, and was left as it is; choose "
-                              "another name, or have it overwritten", str(target)) from None
+        raise FileExistsError(errno.EEXIST, _APPEARED, str(target)) from None
     except OSError:                                             # a file system without second names
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "it exists", str(target)) from None
@@ -273,8 +300,9 @@ def _name_all(waiting):
     with locks.naming_in(file.target.parent for file in waiting):
         try:
             for file in order:
-                if not file.replace and os.path.lexists(file.target):
-                    _give_new_name(file.temporary, file.target)             # says that it exists
+                now = _identity(file.target)
+                if _expected.get(file.target, now) != now or now and not file.replace:
+                    raise FileExistsError(errno.EEXIST, _APPEARED, str(file.path))
                 if len(waiting) > 1:
                     file.keep_old()
             if len(inside) > 1:
@@ -321,7 +349,7 @@ def _finish(record):
         for temporary, name in json.loads(record.read_bytes()):
             source, target = home / temporary, home / name
             match = _TEMPORARY.fullmatch(source.name)
-            if (match and target.name[:_LONGEST] == match["name"] and source.parent == target.parent
+            if (match and _short(target.name) == match["name"] and source.parent == target.parent
                     and Path(os.path.realpath(source)) == source and home in source.parents and source.is_file()):
                 os.replace(source, target)
         record.unlink()

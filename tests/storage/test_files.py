@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rqvae.storage.files import (append_line, cache_folder, check_writable, describe_content, nearest_names,
+from rqvae.storage.files import (append_line, cache_folder, check_writable, describe_content, expect, expect_nothing, nearest_names,
                                  remove_stale_temporaries, together, write_atomically)
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +177,7 @@ def test_a_file_that_appears_during_the_work_is_not_replaced_unasked(tmp_path):
         file.write(b"ours")
         path.write_bytes(b"theirs")
 
-    with pytest.raises(FileExistsError, match="appeared while this was at work"):
+    with pytest.raises(FileExistsError, match="appeared or was changed while this was at work"):
         write_atomically(path, meanwhile, replace=False)
     assert here(tmp_path) == {"ids.json": b"theirs"}
     with pytest.raises(FileExistsError):
@@ -185,6 +185,40 @@ def test_a_file_that_appears_during_the_work_is_not_replaced_unasked(tmp_path):
             write_atomically(tmp_path / "side", writes(b"ours"), replace=False)
             write_atomically(path, writes(b"ours"), replace=False)
     assert here(tmp_path) == {"ids.json": b"theirs"}
+
+
+def test_a_set_leaves_what_others_did_to_a_file_since_the_command_looked(tmp_path):
+    path, new = tmp_path / "ids.json", tmp_path / "page.html"
+    path.write_bytes(b"old")
+    for meanwhile in (lambda: path.write_bytes(b"theirs"), lambda: new.write_bytes(b"theirs"), path.unlink, new.mkdir):
+        path.write_bytes(b"old")
+        new.unlink(missing_ok=True)
+        expect(path), expect(new)
+        before = meanwhile() and None, here(tmp_path)
+        with pytest.raises(OSError):
+            with together():
+                write_atomically(path, writes(b"ours"))
+                write_atomically(new, writes(b"ours"))
+        assert here(tmp_path) == before[1]
+    new.rmdir()
+    path.write_bytes(b"old")
+    expect(path), expect(new)
+    for _ in range(2):
+        write_atomically(path, writes(b"ours"))             # ours, and so it may be written again
+        write_atomically(new, writes(b"ours"))
+    expect(path)
+    path.write_bytes(b"theirs")
+    expect_nothing()
+    write_atomically(path, writes(b"ours"))
+    assert here(tmp_path) == {"ids.json": b"ours", "page.html": b"ours"}
+
+
+@pytest.mark.parametrize("name", ["\U0001f600" * 60, "n" * 240, "\u732b" * 80, "\xe9" * 120])
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path, name):
+    with together():
+        write_atomically(tmp_path / name, writes(b"new"))
+        write_atomically(tmp_path / "other", writes(b"new"))
+    assert here(tmp_path) == {name: b"new", "other": b"new"}
 
 
 # ---- what is there already
