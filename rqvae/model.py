@@ -407,7 +407,7 @@ class RqVae(nn.Module):
         except checkpoint.CheckpointError:
             raise
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            reason = str(error).split("\n")[0]          # torch adds where in its C++ that was
+            reason = str(error).split("\n")[0][:300]    # torch adds where in its C++ that was
             raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {reason}") from error
         model.load_weights(state_dict, found, path, strict)
         return model if map_location is None else model.to(map_location)

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from ..storage.words import brief
+
 # What a recorded run does not hand on: a file is not believed where it leads to code or a download.
 NOT_HANDED_ON = ("encoder",)
 
@@ -24,9 +26,13 @@ def options_of(path, actions) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"--config is {path}, which is not a file")
     if path.suffix == ".ckpt":
-        recorded = _recorded(path)
-        return {name: _listed(value, actions[name]) for name, value in recorded.items()
-                if name in actions and name not in NOT_HANDED_ON and value is not None}
+        found = {name: _listed(value, actions[name]) for name, value in _recorded(path).items()
+                 if name in actions and value is not None}
+        wrong = {name: words for name, value in found.items() if (words := _wrong(value, actions[name]))}
+        if wrong:
+            name = next(iter(wrong))
+            raise ValueError(f"{path}: {name} is {brief(found[name])!r}, which no run records; it must be {wrong[name]}")
+        return found
     found = {str(name).replace("-", "_"): value for name, value in _read(path).items()}
     found = {f"{name}_" if f"{name}_" in actions else name: value for name, value in found.items()}        # "from"
     found = {name: _listed(value, actions.get(name)) for name, value in found.items()}
@@ -68,8 +74,10 @@ def _recorded(path):
     from .threads import settle_threads
     settle_threads()
     from ..storage.checkpoint import load_checkpoint
+    from .train import RECORDED                 # nothing else: an option may name a file to write, or to replace
     loaded = load_checkpoint(path)
-    return {**loaded["hyper_parameters"], **((loaded.get("rqvae") or {}).get("notes") or {})}
+    found = {**loaded["hyper_parameters"], **((loaded.get("rqvae") or {}).get("notes") or {})}
+    return {name: value for name, value in found.items() if name in RECORDED and name not in NOT_HANDED_ON}
 
 
 def _wrong(value, action):

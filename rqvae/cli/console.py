@@ -103,10 +103,10 @@ def run_command(parser, load, argv) -> int:
                 prepare, run = load(arguments)
                 job = prepare(arguments)
             except PREPARATION_ERRORS as error:
-                return _failed(error, 2, arguments.debug)
+                return _failed(error, 2, arguments)
             return run(job) or 0
         except RUNTIME_ERRORS as error:
-            return _failed(error, 2 if isinstance(error, ValueError) else 1, arguments.debug)
+            return _failed(error, 2 if isinstance(error, ValueError) else 1, arguments)
         except KeyboardInterrupt as interrupt:
             print("interrupted", file=sys.stderr)
             return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
@@ -219,11 +219,14 @@ def _terminable():
             signal.signal(number, handler)
 
 
-def _failed(error, code, debug):
-    if debug:
+def _failed(error, code, arguments):
+    if arguments.debug:
         traceback.print_exc()
     message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
     message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    obeyed = [path for path in (arguments.config, getattr(arguments, "resume", None)) if path and path not in message]
+    if obeyed and code == 2:        # an option that nobody typed
+        message += f" (options are taken from {' and '.join(obeyed)})"
     sentence = f"error: {shown(' '.join(message.split()))}"
     print(sentence, file=sys.stderr)
     _tell_torchrun(sentence)

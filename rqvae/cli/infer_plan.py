@@ -1,6 +1,7 @@
 """What `infer` is asked for -> a Job. Everything that can be wrong with it is found here, before any work."""
 
 import argparse
+import contextlib
 import math
 import warnings
 from pathlib import Path
@@ -33,7 +34,7 @@ from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
-from .sources import Items, as_recorded, like_recorded, open_interactions, open_items, open_named
+from .sources import Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named
 
 
 class Job(NamedTuple):
@@ -267,10 +268,12 @@ def find_items(arguments, notes, device) -> tuple:
             raise ValueError(f"{arguments.ckpt} does not say what it was trained on; name the items by --data")
         recorded = {name: notes.get(name) for name, value in given.items() if value is None}
         how["may_load"] = given["encoder"] is not None
-        given = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
+        with noted_by(arguments.ckpt):
+            given = {**given, **as_recorded(recorded, arguments.ckpt, notes.get("folder"))}
     elif notes:
         given = like_recorded(given, notes, arguments.ckpt)
-    items = open_named(given, blended=blended, **how)
+    with noted_by(arguments.ckpt) if recalled else contextlib.nullcontext():
+        items = open_named(given, blended=blended, **how)
     if not blended:
         return items, recalled
     if items.interactions is None:

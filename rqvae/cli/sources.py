@@ -1,5 +1,6 @@
 """The items that a command names: a feature file, item texts, a P5 folder, or the built-in catalogue."""
 
+import contextlib
 import copy
 import glob
 import os
@@ -112,6 +113,20 @@ def open_interactions(count, item_ids, *, interactions=None, user_column=None, i
     return found if found and len(found.items) else None
 
 
+@contextlib.contextmanager
+def noted_by(where):
+    """Whatever is wrong with the items that are opened here, the message says that `where`, and not the user, names them."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if str(where) in str(error):
+            raise
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, f"{error.strerror}, which {where} names", error.filename) from error
+        kind = next(kind for kind in (FileNotFoundError, IsADirectoryError, ImportError, ValueError, OSError) if isinstance(error, kind))
+        raise kind(f"{error} (named by {where}; to name other items: --data)") from error
+
+
 def as_recorded(options, checkpoint, folder=None) -> dict:
     """The recorded options that name items, with relative paths seen from where the run left them.
 
@@ -128,6 +143,9 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
         path = options.get(name)
         if isinstance(path, list):
             found[name] = [as_recorded({"data": one}, checkpoint, folder)["data"] for one in path]
+        if isinstance(path, str) and path.startswith(("\\\\", "//")):
+            raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not believed; name it by "
+                             f"--{name.replace('_', '-')} if you trust it")
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.

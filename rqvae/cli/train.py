@@ -83,7 +83,7 @@ def prepare(arguments) -> Job:
     resume_from, recorded, notes = None, {}, {}
     if arguments.resume is not None:
         resume_from, recorded, notes = find_run(arguments.resume, folder)
-        folder = resume_from.parent
+        folder, arguments.resume = resume_from.parent, str(resume_from)
         if not any(getattr(arguments, source) for source in ("data", "texts", "p5")):
             recorded = {**recorded, **as_recorded({name: value for name, value in recorded.items()
                                                    if getattr(arguments, name, None) is None}, resume_from)}
@@ -242,7 +242,7 @@ def find_run(path, folder):
             recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
             require_own_best(candidate, loaded)
-            return candidate, {name: value for name, value in recorded.items() if name in RECORDED}, notes
+            return candidate, {name: value for name, value in recorded.items() if name in RECORDED and value is not None}, notes
 
 
 def launch_of(path):

@@ -14,7 +14,7 @@ from ..items.tables import TableRows
 from ..storage.words import counted
 from .console import say
 from .item_options import INTERACTIONS, OPTIONS
-from .sources import as_recorded, open_named
+from .sources import as_recorded, noted_by, open_named
 
 LISTED = 5
 
@@ -36,7 +36,8 @@ def prepare_verify(arguments, model, checkpoint, device):
     given = {name: getattr(arguments, name) for name in (*OPTIONS, *INTERACTIONS)}
     if not any(given[source] for source in ("data", "texts", "p5")):
         given = as_recorded({**{name: places.get(name) for name in given}, "encoder": None}, path, noted.get("folder"))
-    table = open_named(given, blended=places.get("blended"), device=device).dataset.table
+    with noted_by(path):
+        table = open_named(given, blended=places.get("blended"), device=device).dataset.table
     table.check()
     if not table.has_checksum(noted.get("checksum")):
         raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "

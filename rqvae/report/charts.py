@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..storage.words import counted
+from ..storage.words import counted, shown
 
 CURVE_BUCKETS = 200     # stretches of a long curve, each drawn by two points
 STRIPS = 64             # places of a chart that answer the pointer
@@ -186,7 +186,7 @@ def _px(share) -> int:
 
 def escaped(value, longest=None) -> str:
     """Anything as one line of HTML text that no browser can take for more."""
-    words = " ".join(_UNPRINTABLE.sub(" ", str(value)).split())
+    words = shown(" ".join(_UNPRINTABLE.sub(" ", str(value)).split()))      # marks of direction are spelled as on a terminal
     if longest is not None and len(words) > longest:
         words = words[:longest - 1] + "…"
     return html.escape(words)

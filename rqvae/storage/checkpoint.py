@@ -33,9 +33,10 @@ _RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch":
 _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "batch_size": int,
           "learning_rate": _NUMBER, "text_columns": list, "data": (str, list), **dict.fromkeys(
               ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch", "folder", "from_", "keep",
-               "features_checksum", "item_ids_checksum", "kept_checksum"), str),
+               "features_checksum", "item_ids_checksum", "kept_checksum", "text_style", "interactions", "user_column",
+               "item_column", "time_column"), str),
           **dict.fromkeys(("held_out", "ancestors", "weights"), list)}
-_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER}        # what these lists hold
+_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str}        # what these lists hold
 
 
 class Progress(NamedTuple):

@@ -7,7 +7,7 @@ from .checkpoint import CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME
 from .files import write_atomically
 
 CARD_NAME = "README.md"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _CARD = """---
 library_name: rqvae
 tags: [semantic-ids, generative-recommendation, rq-vae]

@@ -7,10 +7,13 @@ and the places where they stand.
 
 from __future__ import annotations
 
+import re
+
 from .arrays import require_start
 from .packed import decoding, require_likely
 
 _ROWS = 2**12                       # decoded at once
+_SAFE = (14, 0, 1)                  # the version of pyarrow from which on a schema leads to no code
 # Bytes of a value once it is decoded; a text has its own in addition.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12, "BYTE_ARRAY": 16}
 
@@ -34,9 +37,13 @@ class ParquetTable:
             way_out: words on what to do with a file that is packed too small.
         """
         try:
+            import pyarrow
             from pyarrow import parquet
         except ImportError:
             raise ImportError(f"{path} needs a package that is not installed: pip install pyarrow, or {way_out}") from None
+        if tuple(map(int, re.findall(r"\d+", pyarrow.__version__)[:3])) < _SAFE:
+            raise ImportError(f"pyarrow {pyarrow.__version__} runs code that a Parquet file names (CVE-2023-47248), so {path} is not "
+                              f"opened with it: pip install -U pyarrow, or {way_out}")
         self.path, self._way_out = path, way_out
         require_start(path, b"PAR1", ".parquet")
         with decoding(path):
@@ -92,6 +99,8 @@ class ParquetTable:
                 group = self._metadata.row_group(number)
                 for place in range(group.num_columns):
                     chunk = group.column(place)
+                    if chunk.file_path:
+                        raise ValueError(f"it names another file, {chunk.file_path!r}, for its column")
                     if chunk.path_in_schema.split(".")[0] in columns:
                         width = _WIDTHS.get(chunk.physical_type, lengths[place])
                         total += max(chunk.num_values * width, chunk.total_uncompressed_size)

@@ -174,7 +174,7 @@ def test_names_are_kept_to_a_line_of_printable_text(tmp_path):
     page = written(tmp_path, np.zeros(7, np.int64), names=names)
     shown = page.names[-5:]
     assert shown == ["two lines and a zero", "half a pair", "x" * 89 + "…", "日本語",
-                     "\u202egnp.exe"]
+                     "\\u202egnp.exe"]
     assert "row 5" in page.text and "row 6" in page.text
 
 
