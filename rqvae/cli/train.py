@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import os
 import signal
 import sys
 import warnings
@@ -33,7 +34,7 @@ from .item_options import INTERACTIONS, OPTIONS
 from .recorded import identity, require_own_best, same_item_ids, seen
 from .sources import Items, as_recorded, open_named
 from .threads import training_threads
-from .train_options import DEFAULTS
+from .train_options import DEFAULT_FOLDER, DEFAULTS
 
 # What each preset departs from the documented model and training in.
 PRESETS = {
@@ -45,6 +46,7 @@ PRESETS = {
 FINE = ("fine", "closed")
 MODEL_OPTIONS = {name: parameter.default for name, parameter in inspect.signature(RqVae).parameters.items()
                  if name != "input_dim"}
+FROM_THE_START = "weights", "from_", "keep"         # a run that was begun without one goes on without
 PRECISION = "amp", "tf32"       # flags that a run keeps, as it is not the same run otherwise
 RECORDED = (*DEFAULTS, *PRECISION, "from_", "keep", "epochs", "batch_size", "weights", *OPTIONS, *INTERACTIONS,
             *MODEL_OPTIONS)             # --resume finds these again
@@ -83,6 +85,9 @@ def prepare(arguments) -> Job:
     resume_from, recorded, notes = None, {}, {}
     if arguments.resume is not None:
         resume_from, recorded, notes = find_run(arguments.resume, folder)
+        if arguments.checkpoint_dir != DEFAULT_FOLDER and not (folder.exists() and os.path.samefile(resume_from.parent, folder)):
+            raise ValueError(f"--checkpoint-dir is {folder}, but a run that is resumed goes on where it is, in {resume_from.parent}; "
+                             "leave it out, or move the checkpoint first")
         folder, arguments.resume = resume_from.parent, str(resume_from)
         if not any(getattr(arguments, source) for source in ("data", "texts", "p5")):
             recorded = {**recorded, **as_recorded({name: value for name, value in recorded.items()
@@ -190,12 +195,12 @@ def settle(arguments, recorded, resumed=None) -> dict:
 
 def refuse_changes(given, recorded, resumed) -> None:
     """Name each option that a run cannot change once it has begun."""
-    changed = [name for name in KEPT if given.get(name) is not None
-               and (recorded.get(name) is not None or name == "weights" and recorded)
-               and given[name] != recorded.get(name) and given[name] != [recorded.get(name)]]
-    if changed:
-        said = "; ".join(f"--{name.replace('_', '-')} is {words(given[name])}, {resumed} was begun with "
-                         f"{words(recorded.get(name))}" for name in changed)
+    changed = [name for name in KEPT if given.get(name) is not None and recorded.get(name) is not None
+               and given[name] != recorded[name] and given[name] != [recorded[name]]]
+    added = [name for name in FROM_THE_START if recorded and given.get(name) is not None and recorded.get(name) is None]
+    if changed or added:
+        said = "; ".join(f"--{name.strip('_').replace('_', '-')} is {words(given[name])}, {resumed} was begun "
+                         + (f"with {words(recorded[name])}" if name in changed else "without") for name in (*changed, *added))
         raise ValueError(f"{said}; a run that is resumed keeps that: leave it out, or start a new run in another "
                          "--checkpoint-dir (--epochs and --learning-rate may change)")
 

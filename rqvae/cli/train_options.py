@@ -6,6 +6,7 @@ from .console import ArgumentParser
 from .item_options import add_interaction_options, add_item_options
 
 PRESETS = ("closed", "documented", "fine", "tiger")
+DEFAULT_FOLDER = "checkpoints"
 DEFAULTS = {"preset": "tiger", "val_fraction": 0.05, "seed": 0}
 
 
@@ -27,7 +28,7 @@ def build_parser(program="rqvae") -> ArgumentParser:
         help=f"tiger: the measured recipe; fine: twice as long, for the least reconstruction error; closed: fits the "
              f"catalogue harder still, new items worse; documented: the documented model and training (default: {DEFAULTS['preset']})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    add("--checkpoint-dir", default="checkpoints", metavar="DIR", help="where to write (default: checkpoints)")
+    add("--checkpoint-dir", default=DEFAULT_FOLDER, metavar="DIR", help="where to write (default: checkpoints)")
     add("--resume", nargs="?", const="", metavar="PATH",
         help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
     add("--from", dest="from_", metavar="PATH",

@@ -69,6 +69,7 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             raise ValueError(f"--output is {place}; --format {name} writes .{name}")
         else:
             refuse_existing(place, overwrite)
+            refuse_existing(manifest_path(place), overwrite=True)
             if name == "npy":
                 refuse_existing(item_numbers_beside(place), overwrite)
             expect(manifest_path(place))
@@ -121,6 +122,8 @@ def refuse_existing(path, overwrite=False) -> None:
     remove_stale_temporaries(path.parent)           # what a killed writer had begun is finished or gone
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         path.lstat()                                # a name that is too long is said now
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, where a file is to be written; remove it, or choose another name")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
     expect(path)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .files import describe_content, nearest_names, together, write_atomically
+from .files import describe_content, nearest_names, remove_outdated, together, write_atomically
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with
@@ -269,7 +269,7 @@ def save_folder(folder, config, state_dict, *, safe_serialization=None, overwrit
     with together():
         write_atomically(folder / name, lambda file: file.write(serialised))
         write_atomically(folder / CONFIG_NAME, lambda file: file.write(text.encode()))
-    (folder / stale).unlink(missing_ok=True)
+        remove_outdated(folder / stale)
 
 
 def _refuse_another_kind(folder, config):

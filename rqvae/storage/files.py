@@ -32,6 +32,7 @@ _RECORD_LIMIT = 2**20               # bytes
 _APPEARED = "it appeared or was changed while this was at work, and was left as it is; choose another name, or begin again"
 _set = contextvars.ContextVar("files that wait for their names", default=None)
 _expected = {}                      # real path -> what was there when a command looked, before its work
+_outdated = contextvars.ContextVar("files that go when those have them", default=None)
 
 
 class _Waiting:
@@ -122,14 +123,17 @@ def together():
     if _set.get() is not None:
         yield
         return
-    waiting = []
-    token = _set.set(waiting)
+    waiting, gone = [], []
+    token, outdated = _set.set(waiting), _outdated.set(gone)
     try:
         yield
         if waiting:
             _name_all(waiting)
+        for path in gone:
+            path.unlink(missing_ok=True)
     finally:
         _set.reset(token)
+        _outdated.reset(outdated)
         for file in waiting:
             file.leave_nothing()
 
@@ -143,6 +147,12 @@ def expect(path) -> None:
 def expect_nothing() -> None:
     """A command begins or ends: what another one looked at is nobody's concern any more."""
     _expected.clear()
+
+
+def remove_outdated(path) -> None:
+    """Delete a file that those of this `together` block replace, once they have their names."""
+    with together():
+        _outdated.get().append(Path(path))
 
 
 def unnamed(path) -> Path:

@@ -302,6 +302,10 @@ CASES = {
     "resume metrics of another run": (copied("other/metrics.jsonl", "checkpoints/metrics.jsonl"), train, RESUME, 0, RIGHT),
     "resume amp": (None, train, [*RESUME, "--amp"], 2, "--amp is True, checkpoints/last.ckpt was begun with False"),
     "resume weights": (two_parts, train, [*RESUME, "--checkpoint-dir", "two", "--weights", "1", "3"], 2, "--weights is 1.0 3.0"),
+    "resume somewhere else": (None, train, [*RESUME[:1], "other/last.ckpt", "--checkpoint-dir", "new"], 2,
+                              "--checkpoint-dir is new, but a run that is resumed goes on where it is, in other"),
+    "resume with keep": (None, train, [*RESUME, "--from", "other/best.ckpt", "--keep", "other.json"], 2,
+                         "--from is other/best.ckpt, checkpoints/last.ckpt was begun without; --keep is other.json"),
     # published items and their features
     "append": (None, infer, [*APPEND, "pub.json"], 0, RIGHT),
     "append all": (None, infer, [*GROWN, "pub.json"], 0, RIGHT),
@@ -411,3 +415,31 @@ def test_a_best_checkpoint_that_is_gone_is_made_again(here):
     Path("checkpoints/best.ckpt").unlink()
     did(train, *RESUME, "--learning-rate", "1e-9")          # no epoch from here on is better than the best before
     assert load_checkpoint("checkpoints/best.ckpt")["rqvae"]["epoch"] == 3
+
+
+def test_a_model_folder_and_ids_of_one_command_are_one_set(here, monkeypatch, capsys):
+    """The disk fills up with the last of them: the folder is the old one, its other format included."""
+    did(infer, "--save-pretrained", "pack", "--ckpt", "other/best.ckpt", "--overwrite")
+    Path("pack/pytorch_model.bin").write_bytes(b"old")
+    before = {path: path.read_bytes() for path in Path(".").rglob("*") if path.is_file()}
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "out.json")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("rqvae.cli.infer.write_outputs", full)
+        assert infer.main(["--save-pretrained", "pack", "--output", "out.json", "--overwrite"]) == 1
+    assert {path: path.read_bytes() for path in Path(".").rglob("*") if path.is_file()} == before
+    did(infer, "--save-pretrained", "pack", "--output", "out.json", "--overwrite")
+    assert not Path("pack/pytorch_model.bin").exists()
+
+
+@pytest.mark.parametrize("change, argv, words", [
+    (lambda: os.mkdir("out.json.manifest"), ["--output", "out.json"], "out.json.manifest is a folder"),
+    (None, ["--output", "x" * 248 + ".json"], "File name too long"),
+])
+def test_a_manifest_that_cannot_be_written_is_said_before_the_work(here, monkeypatch, capsys, change, argv, words):
+    if change:
+        change()
+    monkeypatch.setattr("rqvae.cli.infer.encoded", lambda job: pytest.fail("it was encoded"))
+    assert infer.main(argv) == 2 and words in capsys.readouterr().err
