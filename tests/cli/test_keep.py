@@ -37,7 +37,7 @@ KEEP = ["--from", "checkpoints/best.ckpt", "--keep", "pub.json", "--data", "grow
 def test_published_items_are_held_and_published_again_exactly(published, capsys):
     assert train.main([*KEEP, "--item-ids", "grown_ids.npy", "--epochs", "10"]) == 0
     out = capsys.readouterr().out
-    assert "200 items keep the IDs that pub.json gives them" in out
+    assert "200 items held to the IDs that pub.json gives" in out
     assert "published items that find their ID by themselves: " in out
     model = RqVae.load_from_checkpoint("grown/best.ckpt")
     before, order = load_semantic_ids("pub.json"), np.load("grown_ids.npy")
