@@ -198,7 +198,7 @@ def _tiles(metrics) -> str:
         label, value, healthy, verdict = row
         if verdict not in VERDICTS:
             raise ValueError(f"the verdict on {label} is {verdict!r}; it must be one of {VERDICTS}")
-        tiles.append(f'<div><dt>{escaped(label)}</dt><dd class="value">{escaped(value)}</dd>')
+        tiles.append(f'<div><dt>{escaped(label)}</dt><dd class="value">{_unbroken(escaped(value))}</dd>')
         if verdict:
             tiles.append(f'<dd class="verdict {verdict}">{verdict}</dd>')
         if healthy:
@@ -206,6 +206,11 @@ def _tiles(metrics) -> str:
         tiles.append("</div>")
     close()
     return "".join(blocks)
+
+
+def _unbroken(value):
+    """Several percentages in a tile break between, and not before the sign."""
+    return value.replace(" %", "\u00a0%")
 
 
 def _training(history, sizes) -> str:
