@@ -83,7 +83,7 @@ def command(program, verb, *words) -> str:
 
 
 def run_command(parser, load, argv) -> int:
-    """Parse, `prepare, run = load(arguments)`, `prepare(arguments)`, `run(what it returned)`; the exit code.
+    """Parse, `prepare, run = load()`, `prepare(arguments)`, `run(what it returned)`; the exit code.
 
     What `prepare` raises, and a ValueError of `run`, is the user's input (2), anything else a failure under
     way (1). Each becomes one line on stderr, with a traceback only on `--debug`.
@@ -100,7 +100,7 @@ def run_command(parser, load, argv) -> int:
         warnings.simplefilter("always", UserWarning)
         try:
             try:
-                prepare, run = load(arguments)
+                prepare, run = load()
                 job = prepare(arguments)
             except PREPARATION_ERRORS as error:
                 return _failed(error, 2, arguments)

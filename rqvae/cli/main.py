@@ -41,22 +41,20 @@ def main(argv=None, *, program="rqvae") -> int:
 def train(argv=None, *, program="rqvae") -> int:
     """The command `train`."""
     from .train_options import build_parser
-
-    def load(arguments):
-        settle_threads()
-        from .train import prepare, run
-        return prepare, run
-
-    return run_command(build_parser(program), load, argv)
+    return run_command(build_parser(program), lambda: _loaded("train"), argv)
 
 
 def infer(argv=None, *, program="rqvae") -> int:
     """The command `infer`."""
     from .infer_options import build_parser
+    return run_command(build_parser(program), lambda: _loaded("infer"), argv)
 
-    def load(arguments):
-        settle_threads()
+
+def _loaded(verb):
+    """The command's `prepare` and `run`, and torch with them."""
+    settle_threads()
+    if verb == "train":
+        from .train import prepare, run
+    else:
         from .infer import prepare, run
-        return prepare, run
-
-    return run_command(build_parser(program), load, argv)
+    return prepare, run

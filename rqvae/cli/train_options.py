@@ -26,15 +26,17 @@ def build_parser(program="rqvae") -> ArgumentParser:
         help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
     add("--preset", choices=PRESETS,
         help=f"tiger: the measured recipe; fine: twice as long, for the least reconstruction error; closed: fits the "
-             f"catalogue harder still, new items worse; documented: the documented model and training (default: {DEFAULTS['preset']})")
+             f"catalogue harder still, new items worse; documented: the documented model and training "
+             f"(default: {DEFAULTS['preset']})")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     add("--checkpoint-dir", default=DEFAULT_FOLDER, metavar="DIR", help="where to write (default: checkpoints)")
     add("--resume", nargs="?", const="", metavar="PATH",
         help="go on with a run, by default with the newest checkpoint in --checkpoint-dir")
     add("--from", dest="from_", metavar="PATH",
         help="go on from the model of this checkpoint on a catalogue that has grown; needs --keep")
-    add("--keep", metavar="FILE", help="IDs that are published and shall not change: their items, found by item ID (or, where "
-                                       "there are none, the first rows), are held to them while the model learns the others")
+    add("--keep", metavar="FILE",
+        help="IDs that are published and shall not change: their items, found by item ID (or, where there are none, the first "
+             "rows), are held to them while the model learns the others")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
     add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
     add("--tf32", action="store_true", help="on a GPU, multiply float32 matrices in TF32, except for distances: "

@@ -99,19 +99,23 @@ def holding_text(kept, chosen, held_error, free_error) -> str:
 
 def comparison_text(found, new, old) -> str:
     """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
-    rows = [[name, *(percent(found[key][place]) if found[key][place] == found[key][place] else "-"
-                     for key in ("kept", "kept_renamed", "neighbours"))] for place, name in enumerate(_beginnings(len(found["kept"])))]
+    header = ["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"]
     return (f"{new} against {old}: {counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
-            + table(["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"], rows)
+            + table(header, _what_is_left(found))
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
 
 
 def comparison_measures(found) -> list:
     """`comparison.compare_ids` for a page: a list of `assessment.Measure`."""
     return [Measure("left", "items in both, new and gone", f"{found['common']:,} / {found['new']:,} / {found['gone']:,}"),
-            *(Measure("left", f"same {name}", " / ".join(
-                percent(found[key][place]) if found[key][place] == found[key][place] else "-"
-                for key in ("kept", "kept_renamed", "neighbours"))) for place, name in enumerate(_beginnings(len(found["kept"]))))]
+            *(Measure("left", f"same {name}", " / ".join(shares)) for name, *shares in _what_is_left(found))]
+
+
+def _what_is_left(found):
+    """For each beginning of an ID: its name and, in words, the shares that stayed as they are, under other names, and together."""
+    shares = zip(found["kept"], found["kept_renamed"], found["neighbours"])
+    return [[name, *("-" if math.isnan(share) else percent(share) for share in row)]
+            for name, row in zip(_beginnings(len(found["kept"])), shares)]
 
 
 def arrival_measures(found) -> list:
@@ -148,9 +152,8 @@ def prefix_table(codes) -> str:
     """How the items divide by the first code, the first two, ..., the whole ID (N, L)."""
     codes = torch.as_tensor(codes).reshape(len(codes), -1)
     rows = []
-    for length in range(1, codes.shape[1] + 1):
+    for length, name in enumerate(_beginnings(codes.shape[1]), start=1):
         found = collision_report(codes[:, :length])
-        name = "whole ID" if length == codes.shape[1] else "first code" if length == 1 else f"first {length} codes"
         rows.append([name, f"{found['distinct_ids']:,}", f"{found['colliding_items']:,}",
                      percent(found["colliding_items"] / found["items"]), f"{found['largest_collision']:,}"])
     return table(["how items divide by the", "groups", "items that share one", "of all", "largest group"], rows)
@@ -184,8 +187,8 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
                  f"{shared if collisions['largest_collision'] > 1 else 'no two share an ID'})")
     same = collisions.get("unavoidable_collisions")
     if same:
-        lines.append(f"  {percent(same / collisions['items'])} of that are {counted(same, 'item')} with exactly the features of an "
-                     "earlier one: no tokenizer can tell them apart")
+        lines.append(f"  {percent(same / collisions['items'])} of that are {counted(same, 'item')} with exactly the features of "
+                     "an earlier one: no tokenizer can tell them apart")
     return "\n".join(lines)
 
 
@@ -204,9 +207,10 @@ def collapse_advice(statistics, advice, *, items=None) -> list:
                  if used < COLLAPSED * (codes if some is None else usable_codes(codes, some))]
     if 1 < len(collapsed) == len(statistics["usage_rate_per_level"]):
         counts = ", ".join(str(used) for _, used, _ in collapsed)
+        sizes = sizes_in_words([codes for _, _, codes in collapsed])
         says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"
-        return [f"all {len(collapsed)} levels have collapsed: {counts} of {sizes_in_words([codes for _, _, codes in collapsed])} codes are used, so an ID "
-                f"says {says} about its item; {advice}"]
+        return [f"all {len(collapsed)} levels have collapsed: {counts} of {sizes} codes are used, so an ID says {says} about its "
+                f"item; {advice}"]
     return [f"level {level} has collapsed: {used} of {codes} codes are used, so its code says "
             f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]
 
