@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -183,8 +184,12 @@ def feature_groups(table, codes):
     groups = torch.arange(len(table))
     alike = torch.from_numpy((collision_ranks(as_codes(codes))[1] > 1).nonzero()[0])
     if len(alike):
-        keys = torch.cat([row_keys(table.rows(rows)) for rows in alike.split(4096)])
-        groups[alike] = len(table) + keys.unique(return_inverse=True)[1]
+        keys = np.empty(len(alike), np.int64)
+        for first in range(0, len(alike), 4096):
+            keys[first:first + 4096] = row_keys(table.rows(alike[first:first + 4096])).cpu()
+        order = np.argsort(keys)                    # not `unique`, which takes three times the memory of many rows
+        keys = keys[order]
+        groups[alike[torch.from_numpy(order)]] = len(table) + torch.from_numpy(np.cumsum(np.diff(keys, prepend=keys[0]) != 0))
     return groups
 
 
