@@ -187,7 +187,7 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
                  f"{shared if collisions['largest_collision'] > 1 else 'no two share an ID'})")
     same = collisions.get("unavoidable_collisions")
     if same:
-        lines.append(f"  {percent(same / collisions['items'])} of that are {counted(same, 'item')} with exactly the features of "
+        lines.append(f"  of which {percent(same / collisions['items'])} for {counted(same, 'item')} with exactly the features of "
                      "an earlier one: no tokenizer can tell them apart")
     return "\n".join(lines)
 

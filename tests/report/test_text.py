@@ -71,7 +71,7 @@ def test_the_summary_has_every_figure():
                   "unavoidable_collisions": 1}
     text = summary(code_statistics(codes, 4), collisions, 0.25)
     assert "reconstruction error: 0.250" in text and "collision rate: 33.33 % (3 items, 2 distinct IDs, at most 2" in text
-    assert "33.33 % of that are 1 item with exactly the features of an earlier one" in text
+    assert "of which 33.33 % for 1 item with exactly the features of an earlier one" in text
     assert ["1", "2", "4", "1.9"] in [line.split() for line in text.split("\n")]
 
 
