@@ -111,7 +111,7 @@ def test_a_grown_catalogue_keeps_its_ids_whatever_was_taken_since(told, capsys):
 def test_a_retraining_keeps_published_ids_with_what_was_taken_since(told, capsys):
     grown = publish_and_grow()
     assert train.main([*grown, "--from", "checkpoints/best.ckpt", "--keep", "old.json", "--checkpoint-dir", "next", "--epochs", "2"]) == 0
-    assert "200 items keep the IDs" in capsys.readouterr().out
+    assert "200 items held to the IDs" in capsys.readouterr().out
     assert infer.main(["--ckpt", "next/best.ckpt", "--append-to", "old.json", *grown, "--output", "all.json"]) == 0
     assert np.array_equal(codes_of("all.json")[:200], codes_of("old.json"))
 
