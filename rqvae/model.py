@@ -439,7 +439,7 @@ def _check_values(values):
     faults += [
         f"{name} is {values[name]!r}, must be {rule}"
         for name, rule, holds in (
-            ("commitment_cost", "a number of at least 0", lambda value: value >= 0),
+            ("commitment_cost", "a number of at least 0", lambda value: 0 <= value < 2 ** 63),
             ("learning_rate", "a positive number", lambda value: 0 < value < float("inf")),
         )
         if not isinstance(values[name], (int, float)) or not holds(values[name])

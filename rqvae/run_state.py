@@ -173,7 +173,7 @@ class RunState:
         self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
         try:
             self._take(loaded, extra)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise checkpoint.CheckpointError(f"{path}: its weights fit, but its training state is damaged ({error!r}); "
                                              "resume from another checkpoint, or start a new run") from error
 

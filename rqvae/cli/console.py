@@ -26,8 +26,8 @@ from ..storage.words import shown, shown_lines
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
 ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
                           else [])]
-PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError)
-RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
+RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError, ArithmeticError)
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -118,12 +118,12 @@ def noted_by(where):
     """Whatever is wrong with the items that are opened here, the message says that `where`, and not the user, names them."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if str(where) in str(error):
             raise
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, f"{error.strerror}, which {where} names", error.filename) from error
-        kind = next(kind for kind in (FileNotFoundError, IsADirectoryError, ImportError, ValueError, OSError) if isinstance(error, kind))
+        kind = next((kind for kind in (FileNotFoundError, IsADirectoryError, ImportError, OSError) if isinstance(error, kind)), ValueError)
         raise kind(f"{error} (named by {where}; to name other items: --data)") from error
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .files import describe_content, nearest_names, remove_outdated, together, write_atomically
+from .files import brief, describe_content, nearest_names, remove_outdated, together, write_atomically
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with
@@ -36,6 +36,7 @@ _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "b
                "features_checksum", "item_ids_checksum", "kept_checksum", "text_style", "interactions", "user_column",
                "item_column", "time_column"), str),
           **dict.fromkeys(("held_out", "ancestors", "weights"), list)}
+_HISTORY = ("epoch", "global_step", "seconds", "lr", "codes_used", "perplexity")    # numbers from 0 on, or lists of them
 _NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str}        # what these lists hold
 
 
@@ -158,7 +159,7 @@ def _check_kinds(checkpoint, path) -> None:
     ours = checkpoint["rqvae"]
     notes = ours.get("notes") if isinstance(ours, dict) else None
     rows = ours.get("history") if isinstance(ours, dict) else None
-    faults = [f"{name} is {some([repr(value)])}" for name, value, kind in [
+    faults = [f"{name} is {some([brief(value)])}" for name, value, kind in [
         ("rqvae", ours, dict), *((name, ours[name], kind) for name, kind in _RUN.items()
                                  if isinstance(ours, dict) and ours.get(name) is not None),
         *((name, notes[name], kind) for name, kind in _NOTES.items()
@@ -167,12 +168,22 @@ def _check_kinds(checkpoint, path) -> None:
           and isinstance(notes.get(name), list) for place, value in enumerate(notes[name])),
         *((f"history[{row}]", value, dict) for row, value in enumerate(rows if isinstance(rows, list) else ())),
     ] if not isinstance(value, kind) or isinstance(value, bool)]
-    faults += [f"history[{row}][{some([repr(name)])}] is {some([repr(value)])}"
+    faults += [f"history[{row}][{some([repr(name)])}] is {some([brief(value)])}"
                for row, values in enumerate(rows if not faults and rows else ()) for name, value in values.items()
-               if not isinstance(name, str) or not (value is None or isinstance(value, (int, float)) or
-                   isinstance(value, list) and all(isinstance(each, (int, float)) for each in value))]
+               if not isinstance(name, str) or not _is_figure(name, value)]
+    faults += [f"blended is {some([brief(notes['blended'], 40)])}"] if isinstance(notes, dict) and not isinstance(
+        notes.get("blended", False), (bool, type(None))) else []
     if faults:
         raise CheckpointError(f"{path}: {faults[0]}, which no run records; use another copy of it, or an earlier one")
+
+
+def _is_figure(name, value) -> bool:
+    """Whether `value` can be what a line of history has under `name`: a number, or one for each level."""
+    numbers = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, (int, float)) for each in numbers):
+        return value is None and name not in _HISTORY
+    return name not in _HISTORY or all(0 <= each < 2 ** 53 for each in numbers) and isinstance(value, list) == (
+        name in ("codes_used", "perplexity"))
 
 
 def weights_checksum(state_dict) -> str:
