@@ -6,6 +6,8 @@ the list names.
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -20,6 +22,13 @@ import train
 from samples import TINY
 from test_faults import contents, environment, origin, place, refused           # noqa: F401
 from rqvae import RqVae, open_features, save_semantic_ids
+from rqvae.cli.config import options_of
+from rqvae.ids.generations import read_manifest
+from rqvae.ids.imports import import_semantic_ids
+from rqvae.items.amazon_p5 import load_items
+from rqvae.items.identifiers import load_item_ids
+from rqvae.items.interactions import read_interactions
+from rqvae.items.texts import read_texts
 from rqvae.storage.checkpoint import load_checkpoint, save_checkpoint
 
 WATCHED = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "socket.getaddrinfo", "pickle.find_class"}
@@ -210,3 +219,51 @@ def test_a_run_opens_nothing_beside_what_it_is_told(place, events):
     assert infer.main(["--ckpt", "new/best.ckpt", "--output", "o.json", "--report", "r.html"]) == 0
     assert not [event for event, _ in events if event in WATCHED]
     assert contents()
+
+
+def no_file(path, kind):
+    """Something at `path` that is no regular file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            os.chdir(path.parent)               # a socket's name may have no more than 108 bytes
+            server.bind(path.name)
+    else:
+        path.symlink_to({"device": "/dev/zero", "link to nothing": "nothing", "link to itself": path.name}[kind])
+
+
+READERS = {
+    **{f"features x{suffix}": open_features for suffix in (".npy", ".npz", ".pt", ".safetensors", ".parquet")},
+    **{f"ids x{suffix}": lambda path: load_item_ids(path, 3)
+       for suffix in (".txt", ".json", ".npy", ".npz", ".csv", ".parquet", ".item2id", ".pt")},
+    **{f"semantic ids x{suffix}": import_semantic_ids for suffix in (".json", ".jsonl", ".npy", ".csv", ".pt", ".parquet", ".txt")},
+    **{f"interactions x{suffix}": lambda path: read_interactions(path, 3) for suffix in (".json", ".jsonl", ".txt", ".csv", ".parquet", ".npy")},
+    **{f"texts x{suffix}": lambda path: read_texts(path, text_columns="a") for suffix in (".json", ".jsonl", ".csv", ".tsv")},
+    "checkpoint x.ckpt": RqVae.load_from_checkpoint, "peer x.pth": RqVae.from_peer,
+    "options x.json": lambda path: options_of(path, {}), "options x.toml": lambda path: options_of(path, {}),
+    "options x.ckpt": lambda path: options_of(path, {}),
+    "manifest x.json.manifest": lambda path: read_manifest(path.with_suffix("")),
+    "P5 raw/beauty/datamaps.json": lambda path: load_items(path.parents[2]),
+    "peer's folder metadata.json": lambda path: RqVae.from_peer(path.parent),
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket", "link to nothing", "link to itself"])
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_waits_for_what_is_no_file(tmp_path, monkeypatch, reader, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / reader.split()[-1]
+    no_file(path, kind)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(20)
+    try:
+        with pytest.raises((ValueError, OSError)) as caught:
+            READERS[reader](path)
+        assert path.name.replace(".manifest", "") in str(caught.value) or str(tmp_path) in str(caught.value), caught.value
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -3,12 +3,16 @@
 import difflib
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 
 from ..storage.words import brief
+from .item_options import INTERACTIONS, OPTIONS
 
 # What a recorded run does not hand on: a file is not believed where it leads to code or a download.
 NOT_HANDED_ON = ("encoder",)
+# And what it does, beside the arguments of the model and the options that name items: no option that names a file to write or replace.
+HANDED_ON = ("preset", "val_fraction", "seed", "epochs", "batch_size", "weights", "from_", "keep")
 
 
 def options_of(path, actions) -> dict:
@@ -74,10 +78,11 @@ def _recorded(path):
     from .threads import settle_threads
     settle_threads()
     from ..storage.checkpoint import load_checkpoint
-    from .train import RECORDED                 # nothing else: an option may name a file to write, or to replace
+    from ..model import RqVae
+    handed_on = {*HANDED_ON, *OPTIONS, *INTERACTIONS, *signature(RqVae).parameters} - {*NOT_HANDED_ON}
     loaded = load_checkpoint(path)
     found = {**loaded["hyper_parameters"], **((loaded.get("rqvae") or {}).get("notes") or {})}
-    return {name: value for name, value in found.items() if name in RECORDED and name not in NOT_HANDED_ON}
+    return {name: value for name, value in found.items() if name in handed_on}
 
 
 def _wrong(value, action):
