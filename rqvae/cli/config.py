@@ -11,7 +11,7 @@ from .item_options import INTERACTIONS, OPTIONS
 
 # What a recorded run does not hand on: a file is not believed where it leads to code or a download.
 NOT_HANDED_ON = ("encoder",)
-# And what it does, beside the arguments of the model and the options that name items: no option that names a file to write or replace.
+# And what it does, beside the arguments of the model and the options that name items: none names a file to write.
 HANDED_ON = ("preset", "val_fraction", "seed", "epochs", "batch_size", "weights", "from_", "keep")
 
 
