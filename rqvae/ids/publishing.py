@@ -19,7 +19,7 @@ from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_o
                                 of_one_kind, rows_by_text, written_alike)
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
-from .files import SemanticIds, existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
+from .files import existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
 from .generations import check_checkpoint, describe, manifest_path, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
