@@ -389,6 +389,21 @@ def test_whatever_others_put_where_a_command_will_write_is_left_as_it_is(place, 
     assert contents() == {**before, name: b'{"of": "another"}'}
 
 
+def test_a_run_that_appears_in_the_folder_after_the_look_is_left_as_it_is(place, monkeypatch, capsys):
+    from rqvae.cli import train as command
+    original = command.open_named
+
+    def meanwhile(*arguments, **options):
+        Path("run").mkdir(exist_ok=True)
+        for name in ("last.ckpt", "best.ckpt"):
+            Path("run", name).write_bytes(Path("checkpoints", name).read_bytes())
+        return original(*arguments, **options)
+    monkeypatch.setattr(command, "open_named", meanwhile)
+    assert train.main([*RUN, "--epochs", "1"]) == 2
+    assert "already holds last.ckpt and best.ckpt of an earlier run" in capsys.readouterr().err
+    assert Path("run/last.ckpt").read_bytes() == Path("checkpoints/last.ckpt").read_bytes()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(place, monkeypatch, capsys):
     assert train.main([*RUN, "--checkpoint-dir", "straight", "--epochs", "2"]) == 0
@@ -406,9 +421,11 @@ def test_a_terminal_that_closes_ends_a_run_as_sigterm_does(place, monkeypatch, c
     (["--output", "n" * 300 + ".json"], "name too long"),
     (["--format", "lcrec", "--output", "n" * 300 + ".json"], "name too long"),
     (["--save-pretrained", "n" * 300], "name too long"), (["--report", "n" * 300 + ".html"], "name too long"),
+    (["--output", "circle.json"], "Too many levels of symbolic links"),
 ])
 def test_places_that_cannot_be_written_are_refused_before_the_work(place, capsys, argv, words):
     Path("folder.html").mkdir()
+    Path("circle.json").symlink_to("circle.json")
     assert words in refused(infer, ["--ckpt", *argv], capsys)
 
 

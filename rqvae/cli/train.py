@@ -69,6 +69,7 @@ class Job(NamedTuple):
     tf32: bool                  # a setting of the process, while it trains
     program: str                # how the user started us
     kept: Kept = None           # published items, where a run goes on from an older one
+    overwrite: bool = False     # whether an earlier run in `checkpoint_dir` is replaced
 
 
 def prepare(arguments) -> Job:
@@ -129,7 +130,7 @@ def prepare(arguments) -> Job:
     how = {"fused": True, "amp": settings["amp"], "compile": arguments.compile, "tensorboard": arguments.tensorboard,
            "progress": not arguments.quiet}
     return Job(items, model, settings, device, how, folder, resume_from, settings["tf32"] and device.type == "cuda",
-               arguments.program, kept)
+               arguments.program, kept, arguments.overwrite)
 
 
 def of_parts(table, settings) -> dict:
@@ -272,6 +273,8 @@ def run(job) -> int:
     with only_ours, distributed.process_group(job.device):
         with contextlib.redirect_stdout(io.StringIO() if distributed.rank() else sys.stdout):
             new = None if job.resume_from else job.checkpoint_dir
+            if new and not job.overwrite and not distributed.launched_rank():
+                refuse_to_overwrite(new)            # again, now that the folder is ours
             with StopSignals() as stop, set_aside(new):
                 history = train(job, stop)
             if history is None:

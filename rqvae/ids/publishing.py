@@ -121,7 +121,7 @@ def refuse_existing(path, overwrite=False) -> None:
     """Raise FileExistsError, in the words of a command line, unless the file may be replaced."""
     remove_stale_temporaries(path.parent)           # what a killed writer had begun is finished or gone
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        path.lstat()                                # a name that is too long is said now
+        path.stat()                                 # a name that is too long is said now, and links in a circle
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a file is to be written; remove it, or choose another name")
     if path.exists() and not overwrite:

@@ -178,7 +178,7 @@ class Pages(Outputs):
 
     def judge(self, point):
         from rqvae.storage.files import remove_stale_temporaries
-        for folder in ("out/ids", "out/pages"):
+        for folder in filter(Path.is_dir, Path("out").rglob("*")):
             remove_stale_temporaries(folder)
         found = contents(self.folder)
         assert found.keys() == self.old.keys(), (point, sorted(found))
