@@ -118,9 +118,11 @@ def prepare(arguments) -> Job:
     if recalled and not job.shard:              # which reads its own rows alone; --merge sees them all
         require_the_same(run_of, table, arguments.ckpt, arguments.item_ids)
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
+    with noted_by(arguments.ckpt):
+        split = trained_and_held_out(run_of, table) if arguments.report is not None else None
     noted = (run_of.get("notes") or {}).get("features_checksum")
     job = job._replace(items=items, names=names, new=not job.shard and noted not in (None, table.checksum()),
-                       split=trained_and_held_out(run_of, table) if arguments.report is not None else None,
+                       split=split,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
