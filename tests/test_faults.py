@@ -426,7 +426,8 @@ def test_a_disk_that_fills_up_leaves_every_old_file_and_nothing_else(small_disk,
     ("train at the start", "error: disk/new: cannot write here (No space left on device); name another folder"),
     ("infer at the start", "error: disk: cannot write here (No space left on device); name another folder"),
     ("train read-only", "error: disk/new: cannot write here (Read-only file system); name another folder"),
-    ("resume read-only", "error: disk/run: cannot write here (Read-only file system); name another folder"),
+    ("resume read-only", "error: disk/run: cannot write here (Read-only file system); name another folder (options are taken from "
+     "disk/run/last.ckpt)"),
     ("infer read-only", "error: disk: cannot write here (Read-only file system); name another folder"),
 ])
 def test_a_disk_that_takes_nothing_is_noticed_before_any_work(small_disk, name, words):
