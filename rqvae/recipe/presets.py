@@ -36,6 +36,8 @@ BETAS, FINE_BETAS = (0.9, 0.999), (0.9, 0.99)   # of Adam: at the rate of `fine`
 FINE_PULL = 11.0                # of `assignment.BalancedAssignment` on colliding items: there are fewer steps for it
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
+PRICE_RATE, LONG = 0.3, 800     # of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices add up,
+                                # until codes that only theirs kept in use are nearest to nothing
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this
@@ -126,7 +128,8 @@ def training(model, loader, max_epochs, seed=0, *, fine=False, closed=False, pro
         raise ValueError(f"recipe.training needs a FeatureLoader, which knows the items of a batch, got a "
                          f"{type(loader).__name__}; make one by FeatureLoader(features, batch_size, shuffle=True)")
     rows, width = loader.num_rows, loader.table.shape[1]
-    model.assign = BalancedAssignment(rows, model.quantizer, max_epochs * len(loader),
+    steps = max_epochs * len(loader)
+    model.assign = BalancedAssignment(rows, model.quantizer, steps, rate=PRICE_RATE * min(1.0, LONG / max(steps, 1)),
                                       **({"pull": FINE_PULL} if fine else {}))
     if closed or rows < 2 or rows * width > MOST_NUMBERS:
         return loader

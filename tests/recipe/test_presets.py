@@ -50,6 +50,15 @@ def test_the_fine_recipe_has_adam_forget_sooner_and_pulls_harder():
         assert model.assign.pull == pull
 
 
+def test_prices_add_up_to_the_same_in_a_long_training():
+    model, loader = RqVae(12, **SMALL), FeatureLoader(clustered(64), 32, shuffle=True)        # 2 steps an epoch
+    rates = {}
+    for epochs in (1, 400, 4000):
+        recipe.training(model, loader, epochs)
+        rates[epochs] = model.assign.rate
+    assert rates == {1: 0.3, 400: 0.3, 4000: pytest.approx(0.03)}
+
+
 def test_the_latent_is_never_wider_than_the_features():
     assert [recipe.model_options(width)["latent_dim"] for width in (64, 256, 4096)] == [64, 256, 256]
     assert RqVae(**recipe.model_options(64)).input_dim == 64
