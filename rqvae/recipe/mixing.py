@@ -13,6 +13,7 @@ EXACT_ITEMS = 16384             # up to here neighbours are searched among all i
 MOST_NUMBERS = 2**31            # items times width; beyond it items are not mixed, for the memory it takes, and
                                 # because no run passes over so many often enough to memorise them
 ROWS_PER_CHUNK = 1024
+MOST_PAIRS = 2**22              # of items compared at once: 16 MB
 
 
 def nearest_items(loader, count, *, view=None, seed=0, progress=False) -> torch.Tensor:
@@ -37,7 +38,7 @@ def nearest_items(loader, count, *, view=None, seed=0, progress=False) -> torch.
     for cell in shown(_cells(unit, seed), "neighbours", progress):
         pool = unit[cell].float()
         others = max(len(cell) - 1, 1)          # an item alone in its cell is its own neighbour
-        for rows in torch.arange(len(cell), device=unit.device).split(ROWS_PER_CHUNK):
+        for rows in torch.arange(len(cell), device=unit.device).split(min(ROWS_PER_CHUNK, MOST_PAIRS // len(cell))):
             similarity = pool[rows] @ pool.T                                    # (rows, cell)
             similarity[torch.arange(len(rows)), rows] = -2
             found = similarity.topk(min(count, others)).indices

@@ -124,13 +124,13 @@ def test_two_files_of_ids_are_compared(published, capsys):
     assert any(line.split()[:2] == ["whole", "ID"] and "100" in line for line in out.split("against")[-1].splitlines())
     assert "--against needs --report" in said(capsys, ["--against", "pub.json"])
     said(capsys, ["--ids", "all.jsonl", "--against", "pub.json", "--report", "page.html"], 0)
-    page = Path("page.html").read_text()
+    page = Path("page.html").read_text().replace("\u00a0", " ")
     assert "What is left of the IDs before?" in page and "200 / 30 / 0" in page and "100.00 % / 100.00 %" in page
 
 
 def test_a_report_on_new_items_counts_them_among_the_published(published, capsys):
     out = said(capsys, ["--data", "new.npy", "--item-ids", "new_ids.npy", "--report", "page.html", "--against", "pub.json"], 0)
-    for text in (out, Path("page.html").read_text()):
+    for text in (out, Path("page.html").read_text().replace("\u00a0", " ")):
         assert "Do the new items find their place among the published?" in text and "on the least used first codes" in text
         assert "under a first code of published items" in text and "before they are told apart" in text
     assert "Do the new items" not in said(capsys, ["--report", "--against", "pub.json"], 0)        # none is new

@@ -108,7 +108,7 @@ def test_from_the_command_line_to_ids(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert all(re.search(rf"error of {name} +[\d.]+\n", said) for name in ("text.npy", "image.npy"))
     assert train.main(["--data", "text.npy", "image.npy", "--weights", "1", "--overwrite", *small]) == 2
-    assert "a number above 0 for each of the 2 files" in capsys.readouterr().err
+    assert "numbers above 0, one for each file of --data, of which there are 2" in capsys.readouterr().err
     assert infer.main(["--ckpt", "--data", "image.npy", "text.npy", "--output", "other.npy"]) == 2
     assert "give --data text.npy image.npy" in capsys.readouterr().err
     np.save("elsewhere.npy", clustered(200).numpy())

@@ -169,7 +169,7 @@ def test_items_with_equal_features_are_no_fault_of_the_codes_and_are_named(token
     assert all(found[label] == measure for label, measure in once.items() if label.startswith("level"))
     assert found["collision rate before resolving"][2:5] == ("50.00 %", "at most 15.81 % beyond identical items", "good")
     alike = found["items exactly like an earlier one"]
-    assert alike.value == "20" and "give features in which they differ" in alike.remedy
+    assert alike.value == "20" and "give features in which these differ" in alike.remedy
 
 
 def test_fewer_ids_than_items_are_the_thing_to_change():
