@@ -295,6 +295,12 @@ class RqVae(nn.Module):
         return cls._restore(checkpoint_path, loaded["hyper_parameters"], loaded["state_dict"],
                             map_location, strict, hyper_parameter_overrides)
 
+    @classmethod
+    def from_loaded(cls, loaded: dict, path: str | os.PathLike) -> RqVae:
+        """The model of what `checkpoint.load_checkpoint` read from `path`, where more of the file is wanted than its model:
+        reading it twice might be reading two files."""
+        return cls._restore(path, loaded["hyper_parameters"], loaded["state_dict"], None, True, {})
+
     def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None,
                         overwrite: bool = False) -> None:
         """Write `config.json`, the weights and, unless there is one, a `README.md` into `folder`, created if missing.

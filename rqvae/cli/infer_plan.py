@@ -150,7 +150,8 @@ def load_model(path) -> tuple:
 
 def load_own(path) -> tuple:
     if not Path(path).is_dir():
-        return RqVae.load_from_checkpoint(path), load_checkpoint(path).get("rqvae") or {}
+        loaded = load_checkpoint(path)
+        return RqVae.from_loaded(loaded, path), loaded.get("rqvae") or {}
     if not (Path(path) / CONFIG_NAME).exists():
         inside = next(iter(sorted(Path(path).glob("*.ckpt"))), "checkpoints/best.ckpt")
         raise FileNotFoundError(f"{path} is a folder without {CONFIG_NAME}; name a checkpoint, such as {inside}, or a "

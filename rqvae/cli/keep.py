@@ -42,7 +42,7 @@ def prepare_keeping(start, keep, table, given, device="cpu"):
         ValueError: they do not fit each other, or another model is asked for; and what reading raises.
     """
     loaded = load_checkpoint(start)
-    model = RqVae.load_from_checkpoint(start)
+    model = RqVae.from_loaded(loaded, start)
     other = [name for name, value in given.items() if model.hyper_parameters.get(name) != value
              and [model.hyper_parameters.get(name)] != value]
     if other:

@@ -102,5 +102,6 @@ def test_a_file_of_20_gb_is_encoded_in_2_gb(large, monkeypatch):
 def test_a_file_of_less_than_two_million_rows_is_trained_on_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sparse_features(tmp_path / "items.npy", 15 * 10**8)
-    code, _, _, err = limited("train", "--data", "items.npy", "--epochs", "1", "--val-fraction", "0.001", *MODEL)
+    code, _, _, err = limited("train", "--data", "items.npy", "--epochs", "1", "--val-fraction", "0.001", *MODEL,
+                              limit=22 * 10**8)
     assert code == 0, err[-2000:]

@@ -494,3 +494,13 @@ def test_torcheasyrec_gets_alternatives_and_three_code_readers_a_warning(trained
     assert infer.main(["--ckpt", "--unique", "suffix", "--format", "minionerec", "torcheasyrec", "--output", "b"]) == 0
     assert "warning: MiniOneRec reads the first three codes of an ID, and these have 4: " in capsys.readouterr().err
     assert "candidate_codes" not in parquet.read_table("b/torcheasyrec.parquet").column_names
+
+
+def test_the_model_and_what_is_known_of_it_are_of_one_reading(trained, monkeypatch):
+    """A checkpoint that is replaced between two readings would give the one's model and the other's notes."""
+    import rqvae.cli.infer_plan as plan
+    read, seen = plan.load_checkpoint, []
+    monkeypatch.setattr(plan, "load_checkpoint", lambda path: seen.append(path) or read(path))
+    monkeypatch.setattr("rqvae.storage.checkpoint.load_checkpoint", lambda *_: pytest.fail("it is read again"))
+    model, known = plan.load_own("checkpoints/best.ckpt")
+    assert len(seen) == 1 and known["notes"] and isinstance(model, RqVae)
