@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .functional import draw_in, draw_out, row_lengths
 from .networks import Decoder, Encoder, Undrawn, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
-from .storage import checkpoint, hub, peers
+from .storage import checkpoint, model_folders, peers
 
 UNBOUNDED = torch.finfo(torch.float32).max
 
@@ -313,9 +313,9 @@ class RqVae(nn.Module):
         """
         from . import __version__
         config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters}
-        checkpoint.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization,
-                               overwrite=overwrite)
-        hub.write_card(folder, config)
+        model_folders.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization,
+                                  overwrite=overwrite)
+        model_folders.write_card(folder, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, **hyper_parameter_overrides: Any) -> RqVae:
@@ -327,8 +327,8 @@ class RqVae(nn.Module):
 
         Raises: as `load_from_checkpoint`.
         """
-        folder = hub.local_folder(folder)
-        config, state_dict = checkpoint.load_folder(folder)
+        folder = model_folders.local_folder(folder)
+        config, state_dict = model_folders.load_folder(folder)
         return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
 
     @classmethod

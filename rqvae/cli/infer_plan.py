@@ -27,8 +27,9 @@ from ..report.assessment import is_suffix
 from ..report.inputs import (in_order_of, load_names, load_pairs, trained_and_held_out, training_history,
                              unfinished_words)
 from ..report.picture import require_matplotlib
-from ..storage.checkpoint import CONFIG_NAME, FOLDER_NAMES, CheckpointError, load_checkpoint
+from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.files import check_writable
+from ..storage.model_folders import CONFIG_NAME, FOLDER_NAMES
 from ..storage.peers import UnknownPeer
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS

@@ -1,4 +1,4 @@
-"""The .ckpt dict and the model folder: build, write atomically, read safely. Knows no model.
+"""The .ckpt dict: build, write atomically, read safely. Knows no model.
 
 A checkpoint has the layout of Lightning's, as a literal dict. Nothing in a file that is read can
 name something to import or to call, or claim much more memory than the file is long.
@@ -7,25 +7,18 @@ name something to import or to call, or claim much more memory than the file is 
 import argparse
 import hashlib
 import io
-import json
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .files import brief, describe_content, nearest_names, remove_outdated, together, write_atomically
+from .files import brief, write_atomically
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with
-CONFIG_NAME = "config.json"
-SAFETENSORS_NAME = "model.safetensors"
-TORCH_WEIGHTS_NAME = "pytorch_model.bin"
-FOLDER_NAMES = (CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)
 # The kinds of what a run of ours records under "rqvae", and in its notes, where it does; the rest is its own affair.
 _NUMBER = (int, float)
 _RUN = {"format": int, "notes": dict, "fingerprint": str, "epoch": int, "batch": int, "best": _NUMBER, "history": list,
@@ -92,7 +85,7 @@ def build_checkpoint(*, epoch, global_step, state_dict, hyper_parameters, optimi
         checkpoint["lr_schedulers"] = lr_schedulers or []
     if extra is not None:
         checkpoint["rqvae"] = extra
-    return _plain(checkpoint, "checkpoint")
+    return plain(checkpoint, "checkpoint")
 
 
 def save_checkpoint(checkpoint, path) -> None:
@@ -101,11 +94,12 @@ def save_checkpoint(checkpoint, path) -> None:
     Raises:
         OSError: the disk is full, the folder is read-only, ...; the message names `path`.
     """
-    content = _serialised(checkpoint)
+    content = serialised(checkpoint)
     write_atomically(path, lambda file: file.write(content))
 
 
-def _serialised(checkpoint):
+def serialised(checkpoint):
+    """The bytes of a file of torch."""
     # torch.save to a path destroys the old file first, and reports a full disk without its errno
     buffer = io.BytesIO()
     before = torch.serialization.get_crc32_options()
@@ -244,107 +238,6 @@ def explain_mismatch(expected_hparams, found_hparams, missing=(), unexpected=(),
     return "; ".join(parts)
 
 
-def save_folder(folder, config, state_dict, *, safe_serialization=None, overwrite=False) -> None:
-    """Write `config.json` beside the weights, as the Hugging Face convention has it.
-
-    Args:
-        folder: created if missing; weights of the other format in it are removed.
-        config: plain JSON values.
-        state_dict: name -> tensor.
-        overwrite: replace also what is another kind of model's.
-        safe_serialization: True writes `model.safetensors`, False `pytorch_model.bin`, None the
-            former where the package safetensors is installed.
-
-    Raises:
-        ImportError: safetensors was asked for and is not installed.
-        FileExistsError: the folder holds a model of another `model_type`, and `overwrite` is off.
-        TypeError, ValueError: `config` does not fit into JSON.
-        OSError: a file could not be written; the message names it.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; a model is saved as a folder")
-    package = _safetensors()
-    if safe_serialization is None:
-        safe_serialization = package is not None
-    elif safe_serialization and package is None:
-        raise ImportError("safe_serialization=True needs the package safetensors: "
-                          "pip install safetensors, or pass safe_serialization=False")
-    if not overwrite:
-        _refuse_another_kind(folder, config)
-    weights = _plain(OrderedDict(state_dict), "state_dict")
-    serialised = package.save(weights, metadata={"format": "pt"}) if safe_serialization else _serialised(weights)
-    name, stale = (SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)[::1 if safe_serialization else -1]
-    pair = {"file": name, "crc32": zlib.crc32(serialised), "options": _options_crc32(config)}      # which weights it belongs to
-    text = json.dumps({**config, "weights": pair}, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with together():
-        write_atomically(folder / name, lambda file: file.write(serialised))
-        write_atomically(folder / CONFIG_NAME, lambda file: file.write(text.encode()))
-        remove_outdated(folder / stale)
-
-
-def _refuse_another_kind(folder, config):
-    path = folder / CONFIG_NAME
-    if path.is_file():
-        try:
-            found = read_config(path).get("model_type")
-        except CheckpointError:
-            found = None
-        if found != config.get("model_type"):
-            raise FileExistsError(f"{folder} holds a model of another kind ({some([repr(found)])} in {CONFIG_NAME}); "
-                                  "choose another folder, or have it overwritten (overwrite=True, --overwrite)")
-
-
-def load_folder(folder) -> tuple:
-    """Read what `save_folder` wrote -> (config without names that begin with `_`, CPU state_dict).
-
-    Raises:
-        FileNotFoundError: no such folder, or a file missing in it.
-        CheckpointError: a file in it is damaged or something else.
-        ImportError: it holds only `model.safetensors` and safetensors is not installed.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder} not found{nearest_names(folder)}")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; expected a folder with {CONFIG_NAME} and "
-                              "weights (a .ckpt file is read by load_from_checkpoint)")
-    config = read_config(folder / CONFIG_NAME)
-    safe, plain = folder / SAFETENSORS_NAME, folder / TORCH_WEIGHTS_NAME
-    for path in (safe, plain):
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path} is a folder, a device or a pipe; expected a file of weights")
-    pair = config.pop("weights", None)
-    pair = pair if isinstance(pair, dict) and isinstance(pair.get("crc32"), int) else {}
-    if safe.exists() and (_safetensors() is not None or not plain.exists()) and not (
-            pair.get("file") == plain.name and plain.exists()):
-        path, weights = safe, bare_weights(read_safetensors(safe), safe)
-    elif plain.exists():
-        path, weights = plain, bare_weights(read_torch_file(plain), plain)
-    else:
-        raise FileNotFoundError(f"{folder} holds neither {safe.name} nor {plain.name}; "
-                                "expected a folder written by save_pretrained")
-    if pair.get("file") == path.name and _crc32(path) != pair["crc32"]:
-        raise CheckpointError(f"{folder}: {path.name} does not belong to {CONFIG_NAME}: one of them was replaced "
-                              "or is damaged; save the model again")
-    if pair.get("options", _options_crc32(config)) != _options_crc32(config):
-        raise CheckpointError(f"{folder}: {CONFIG_NAME} was edited since the weights were saved with it, and with other options "
-                              "they give other codes; save the model again, or take out its \"weights\" if the edit is right")
-    return config, weights
-
-
-def _options_crc32(config) -> int:
-    return zlib.crc32(json.dumps({name: value for name, value in config.items() if name[:1] != "_"}, sort_keys=True).encode())
-
-
-def _crc32(path) -> int:
-    found = 0
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            found = zlib.crc32(piece, found)
-    return found
-
-
 def _loops(progress, steps, scheduler_steps) -> dict:
     """Lightning's `loops`: every counter that `Trainer.fit(ckpt_path=)` restores."""
     ended, batches, val = progress.epoch_ended, progress.batches_in_epoch, progress.val_batches
@@ -390,7 +283,7 @@ def _counts(n) -> dict:
     return {"ready": n, "completed": n, "started": n, "processed": n}
 
 
-def _plain(value, where):
+def plain(value, where):
     """`value` as builtins, OrderedDict and CPU tensors of its own; a TypeError says where not."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -410,10 +303,10 @@ def _plain(value, where):
             raise TypeError(f"{where} has the key {keys[0]!r}; keys in a checkpoint are text or "
                             "numbers")
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((_plain(key, where), _plain(item, f"{where}[{key!r}]"))
+        return kind((plain(key, where), plain(item, f"{where}[{key!r}]"))
                     for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        items = [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     kind = type(value).__name__
     if isinstance(value, torch.Tensor):
@@ -442,39 +335,3 @@ def bare_weights(state_dict, path) -> OrderedDict:
                                   "prefix of a wrapper")
         weights[bare] = tensor
     return weights
-
-
-def read_config(path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found; expected a folder written by save_pretrained")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {describe_content(path)} ({error}); "
-                              "save or download the model again") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object of "
-                              "constructor arguments")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-def read_safetensors(path) -> dict:
-    package = _safetensors()
-    if package is None:
-        raise ImportError(f"{path} needs the package safetensors: pip install safetensors, or save "
-                          "the model with safe_serialization=False")
-    content = path.read_bytes()
-    try:
-        return package.load(content)
-    except Exception as error:      # SafetensorError, but also KeyError, TypeError, ...
-        raise CheckpointError(f"{path} is no usable safetensors file: {describe_content(path)} "
-                              f"({error}); save or download the model again") from error
-
-
-def _safetensors():
-    """The module safetensors.torch, or None where the optional package is not installed."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        return None
-    return safetensors.torch

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from .arrays import NUMBERS, Npz
-from .checkpoint import CONFIG_NAME, bare_weights, read_config, read_safetensors
+from .checkpoint import bare_weights
 from .files import describe_content
+from .model_folders import CONFIG_NAME, read_config, read_safetensors
 from .packed import MOST_TIMES, SMALL
 from .torch_files import CheckpointError, read_torch_file
 

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -22,9 +21,9 @@ import torch
 
 import rqvae
 from rqvae.storage.checkpoint import (LIGHTNING_VERSION, CheckpointError, Progress, build_checkpoint,
-                              epochs_done, explain_mismatch, load_checkpoint, load_folder,
+                              epochs_done, explain_mismatch, load_checkpoint,
                               require_training_state,
-                              save_checkpoint, save_folder)
+                              save_checkpoint)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FIXTURE = FIXTURES / "lightning.ckpt"
@@ -833,129 +832,6 @@ def test_a_mismatch_is_explained_field_by_field_with_the_first_three_keys():
         "4 weights missing (a, b, c, ...); 1 weight unexpected (e); "
         "1 weight of another shape (w: (2, 3) in the file, (4, 3) in the model)")
     assert explain_mismatch({"a": 1}, {"a": 1}) == ""
-
-
-# ----------------------------------------------------------------------------------- model folders
-
-CONFIG = {"model_type": "rqvae", "input_dim": 12, "hidden_dim": [8, 4], "learning_rate": 1e-3}
-
-
-@pytest.fixture(params=[False, True], ids=["torch", "safetensors"])
-def safe(request):
-    if request.param:
-        pytest.importorskip("safetensors")
-    return request.param
-
-
-def test_a_folder_comes_back_as_it_was_saved(tmp_path, safe):
-    weights = OrderedDict(b=torch.randn(3, 4).t(), a=torch.tensor(1.5), n=torch.arange(3))
-    save_folder(tmp_path / "m", CONFIG, weights, safe_serialization=safe)
-    name = "model.safetensors" if safe else "pytorch_model.bin"
-    assert sorted(os.listdir(tmp_path / "m")) == ["config.json", name]
-    config, found = load_folder(tmp_path / "m")
-    assert config == CONFIG and set(found) == set(weights)
-    assert all(equal(found[key], weights[key]) for key in weights)
-    written = (tmp_path / "m" / name).read_bytes()
-    assert (tmp_path / "m" / "config.json").read_text() == """{
-  "hidden_dim": [
-    8,
-    4
-  ],
-  "input_dim": 12,
-  "learning_rate": 0.001,
-  "model_type": "rqvae",
-  "weights": {
-    "crc32": CRC,
-    "file": "NAME",
-    "options": OPTIONS
-  }
-}
-""".replace("CRC", str(zlib.crc32(written))).replace("NAME", name).replace("OPTIONS", str(zlib.crc32(
-        b'{"hidden_dim": [8, 4], "input_dim": 12, "learning_rate": 0.001, "model_type": "rqvae"}')))
-
-
-def test_saving_again_in_another_format_leaves_no_stale_weights(tmp_path, safe):
-    save_folder(tmp_path, CONFIG, {"a": torch.zeros(1)}, safe_serialization=False)
-    (tmp_path / "model.safetensors").write_bytes(b"old")
-    save_folder(tmp_path, CONFIG, {"a": torch.ones(1)}, safe_serialization=safe)
-    assert len(os.listdir(tmp_path)) == 2 and load_folder(tmp_path)[1]["a"] == 1
-
-
-def without_safetensors(monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-
-
-def test_without_safetensors_a_torch_file_is_the_default(tmp_path, monkeypatch):
-    without_safetensors(monkeypatch)
-    save_folder(tmp_path / "m", CONFIG, {"a": torch.zeros(1)})
-    assert sorted(os.listdir(tmp_path / "m")) == ["config.json", "pytorch_model.bin"]
-    with pytest.raises(ImportError,
-                       match="safe_serialization=True needs the package safetensors: pip install"):
-        save_folder(tmp_path / "n", CONFIG, {}, safe_serialization=True)
-    assert not (tmp_path / "n").exists()
-    (tmp_path / "m" / "pytorch_model.bin").rename(tmp_path / "m" / "model.safetensors")
-    with pytest.raises(ImportError,
-                       match="model.safetensors needs the package safetensors: pip insta"):
-        load_folder(tmp_path / "m")
-
-
-def test_with_safetensors_it_is_the_default(tmp_path):
-    pytest.importorskip("safetensors")
-    save_folder(tmp_path, CONFIG, {"a": torch.zeros(1)})
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
-    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
-    with pytest.raises(CheckpointError,
-                       match="model.safetensors is no usable safetensors file: starts with"):
-        load_folder(tmp_path)
-
-
-def test_a_folder_that_is_none_says_what_was_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match="modell not found; did you mean model?"):
-        (tmp_path / "model").mkdir()
-        load_folder(tmp_path / "modell")
-    with pytest.raises(FileNotFoundError,
-                       match="config.json not found; expected a folder written by save_pretr"):
-        load_folder(tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError,
-                       match="holds neither model.safetensors nor pytorch_model.bin; expected"):
-        load_folder(tmp_path / "model")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError,
-                       match="file is a file; expected a folder with config.json and weights"):
-        load_folder(tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match="file is a file; a model is saved as a folder"):
-        save_folder(tmp_path / "file", CONFIG, {})
-
-
-@pytest.mark.parametrize("text, words", [
-    ("", "is not JSON: the file is empty"), ("<html>", "is not JSON: this is an HTML page"),
-    ("[" * 100_000, "is not JSON: this looks like JSON text"),
-    ("[1]", "holds a list, expected an object of constructor arguments")])
-def test_a_config_that_is_none_says_so(tmp_path, text, words):
-    save_folder(tmp_path, CONFIG, {"a": torch.zeros(1)}, safe_serialization=False)
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=f"config.json {words}"):
-        load_folder(tmp_path)
-
-
-def test_names_with_an_underscore_in_a_config_are_ignored_and_nan_is_not_json(tmp_path):
-    save_folder(tmp_path, {**CONFIG, "_name_or_path": "x"}, {"a": torch.zeros(1)},
-                safe_serialization=False)
-    assert load_folder(tmp_path)[0] == CONFIG
-    with pytest.raises(ValueError, match="JSON"):
-        save_folder(tmp_path / "n", {"lr": float("nan")}, {})
-    assert not (tmp_path / "n").exists()
-
-
-def test_a_malicious_model_folder_is_refused(tmp_path):
-    save_folder(tmp_path, CONFIG, {"a": torch.zeros(1)}, safe_serialization=False)
-    torch.save({"a": Calls(os.system, f"touch {tmp_path / 'ran'}")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError,
-                       match="pytorch_model.bin asks for .*system, which could run code"):
-        load_folder(tmp_path)
-    assert not (tmp_path / "ran").exists()
 
 
 # ---------------------------------------------------------------------------------- live Lightning
