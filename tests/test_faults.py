@@ -644,7 +644,7 @@ def other_run(tmp_path):
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:
-        with files.locked(tmp_path / "run"):
+        with locks.locked(tmp_path / "run"):
             os.write(told, b"!")
             time.sleep(60)
         os._exit(0)
@@ -661,12 +661,12 @@ def test_a_second_run_in_a_folder_is_refused_and_told_of_the_first(place, other_
 
 def test_a_folder_is_held_by_one_process_and_free_again_when_that_dies(tmp_path, other_run):
     with pytest.raises(ValueError, match=f"is in use by another run, process {other_run} on .*; wait for its end"):
-        with files.locked(tmp_path / "run"):
+        with locks.locked(tmp_path / "run"):
             pass
     os.kill(other_run, signal.SIGKILL)
     for _ in range(100):
         with contextlib.suppress(ValueError):
-            with files.locked(tmp_path / "run"):
+            with locks.locked(tmp_path / "run"):
                 break
         time.sleep(0.02)
     else:
@@ -675,8 +675,8 @@ def test_a_folder_is_held_by_one_process_and_free_again_when_that_dies(tmp_path,
 
 
 def test_a_process_may_take_its_folder_twice_and_gives_it_back_once(tmp_path):
-    with files.locked(tmp_path):
-        with files.locked(tmp_path / "."):
+    with locks.locked(tmp_path):
+        with locks.locked(tmp_path / "."):
             pass
         assert ".lock" in os.listdir(tmp_path)
     assert os.listdir(tmp_path) == []
@@ -684,7 +684,7 @@ def test_a_process_may_take_its_folder_twice_and_gives_it_back_once(tmp_path):
 
 def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
-    with files.locked(tmp_path):
+    with locks.locked(tmp_path):
         assert os.listdir(tmp_path) == []
 
 

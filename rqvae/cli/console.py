@@ -20,7 +20,7 @@ import warnings
 
 from .. import __version__
 from .config import options_of
-from ..storage.files import expect_nothing
+from ..storage.sets import expect_nothing
 from ..storage.words import shown, shown_lines
 
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.

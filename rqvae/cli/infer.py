@@ -32,7 +32,7 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say
-from ..storage.files import together
+from ..storage.sets import together
 from ..storage.words import counted
 from .infer_options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare

@@ -14,8 +14,8 @@ from ..items.catalogue import load_stdlib_docs
 from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
-from ..storage.files import cache_folder, nearest_names, shown
-from ..storage.words import counted
+from ..storage.files import cache_folder
+from ..storage.words import counted, nearest_names, shown
 from .item_options import INTERACTIONS, OPTIONS
 
 

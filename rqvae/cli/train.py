@@ -24,8 +24,9 @@ from ..recipe.scaling import unusual
 from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
-from ..storage.files import check_writable, locked, nearest_names, remove_stale_temporaries
-from ..storage.words import counted
+from ..storage.files import check_writable, remove_stale_temporaries
+from ..storage.locks import locked
+from ..storage.words import counted, nearest_names
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
 from .console import StopSignals, command, say
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS

@@ -19,8 +19,9 @@ import torch
 
 from ..codes import as_codes, as_item_ids, as_labels, check_range, level_sizes
 from ..collisions import collision_ranks, id_keys, run_starts
-from ..storage.files import expect, together, write_atomically
+from ..storage.files import write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, LINE_BREAKS, as_integers, check_lines
+from ..storage.sets import expect, together
 from . import FORMATS
 from .files import refuse_existing, write_index
 from .tokens import level_letters, level_offsets, to_tokens

@@ -21,8 +21,10 @@ import numpy as np
 from ..codes import as_codes, as_item_ids, as_labels
 from ..collisions import collision_report
 from ..storage.arrays import INTEGERS, read_npy
-from ..storage.files import brief, describe_content, nearest_names, remove_stale_temporaries, together, write_atomically
+from ..storage.files import remove_stale_temporaries, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
+from ..storage.sets import together
+from ..storage.words import brief, describe_content, nearest_names
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
 from .tables import read_table, write_table

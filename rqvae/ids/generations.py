@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.files import brief, unnamed, write_atomically
+from ..storage.files import write_atomically
 from ..storage.item_ids import as_integers, kind_of
+from ..storage.sets import unnamed
+from ..storage.words import brief
 
 MANIFEST = ".manifest"
 FORMAT = 1

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ..codes import as_codes, as_item_ids
-from ..storage.files import describe_content
 from ..storage.item_ids import id_values, in_row_order
 from ..storage.packed import require_likely
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, read_torch_file
+from ..storage.words import describe_content
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
 from .tables import read_listed_table
 from .tokens import level_offsets, token_codes

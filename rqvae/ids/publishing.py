@@ -14,7 +14,8 @@ import numpy as np
 
 from ..codes import check_range
 from ..collisions import collision_ranks
-from ..storage.files import expect, remove_stale_temporaries, together
+from ..storage.files import remove_stale_temporaries
+from ..storage.sets import expect, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
                                 of_one_kind, rows_by_text, written_alike)
 from . import FORMATS

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..codes import codes_checksum
 from ..inference import ROWS_PER_CHUNK, model_identity
-from ..storage.files import together, write_atomically
+from ..storage.files import write_atomically
 from ..storage.item_ids import ids_checksum
+from ..storage.sets import together
 from ..storage.words import counted
 from .files import load_semantic_ids, save_semantic_ids
 

@@ -25,9 +25,9 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 
-from ..storage.files import describe_content
 from ..storage.item_ids import rows_by_text
 from ..storage.packed import require_likely
+from ..storage.words import describe_content
 from . import DEFAULT_ENCODER
 from .batches import FeatureDataset, open_features
 from .texts import as_text, encode_texts_once

@@ -12,9 +12,9 @@ from datetime import datetime
 
 import numpy as np
 
-from ..storage.files import describe_content
 from ..storage.packed import decoding
 from ..storage.parquet import ParquetTable
+from ..storage.words import describe_content
 
 # Columns that are looked for, in lower case and without RecBole's types ("user_id:token").
 COLUMNS = {

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from ..storage.arrays import IDS, Npz, read_npy
-from ..storage.files import describe_content
 from ..storage.item_ids import ITEM_NUMBERS, id_column, id_values, of_one_kind, read_item_numbers, rows_by_text
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
+from ..storage.words import describe_content
 from .readers import require_file, stored_array
 
 _KINDS = ".txt (one a line), .json, .npy, .item2id, .csv, .tsv, .parquet, .npz or .pt"

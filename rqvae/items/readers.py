@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from ..storage.arrays import IDS, NPY, NUMBERS, ZIP, Npz, cut_off, npy_header, npy_start, require_size, require_start
-from ..storage.files import describe_content, nearest_names
 from ..storage.item_ids import id_column as column_of_ids, id_values
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
+from ..storage.words import describe_content, nearest_names
 from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")

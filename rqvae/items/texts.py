@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from ..progress import in_notebook
-from ..storage.files import brief, describe_content, nearest_names, shown, write_atomically
+from ..storage.files import write_atomically
 from ..storage.item_ids import of_one_kind
-from ..storage.words import counted
+from ..storage.words import brief, counted, describe_content, nearest_names, shown
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from ..storage.files import brief, describe_content
+from ..storage.words import brief, describe_content
 
 _PIECE = 2 ** 20            # characters read at once
 _LONGEST = 2 ** 28          # characters of one user

@@ -15,9 +15,8 @@ from ..ids.files import SemanticIds, item_numbers_beside, load_semantic_ids
 from ..items.batches import FeatureLoader, split_rows
 from ..items.interactions import read_pairs
 from ..items.readers import require_file
-from ..storage.files import describe_content
 from ..storage.item_ids import in_row_order, like_row_numbers, rows_by_text
-from ..storage.words import counted
+from ..storage.words import counted, describe_content
 
 
 def training_history(path, extra) -> list:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .files import brief, write_atomically
+from .files import write_atomically
+from .words import brief
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with

@@ -1,9 +1,11 @@
-"""Who may write where, now: a folder for the length of a run, a name for a moment. Knows no files of ours."""
+"""Who may write where, now: a folder for the length of a run, a name for a moment; and whether a writer lives. Knows no
+format of ours."""
 
 import contextlib
 import os
 import platform
 import stat
+import time
 from pathlib import Path
 
 from .words import shown
@@ -16,6 +18,8 @@ except ImportError:                 # Windows
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 _held = set()                       # (folder, pid) of the locks of this process
+_LOADED = time.time()               # a file older than this is not of this process, whatever its name says
+_YOUNG = 60                         # seconds in which the file of a live process is not touched, locked or not
 _HOLDER = b"process "               # what a lock file of ours begins with
 
 
@@ -78,6 +82,26 @@ def naming_in(folders):
             os.close(handle)
 
 
+def abandoned(path, pid) -> bool:
+    """Whether nobody writes this temporary file any more.
+
+    The lock tells wherever the file system has locks. The process number tells on one host only; in a container
+    every run may have the same one, and a long-lived one may have got that of a dead.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    ours = pid == os.getpid() and found.st_mtime < _LOADED - 1
+    if _alive(pid) and not ours and (found.st_mtime > time.time() - _YOUNG or fcntl is None):
+        return False
+    handle = os.open(path, os.O_RDWR | NO_LINKS)
+    try:
+        free = lock(handle)
+        return bool(free) or free is None and (ours or not _alive(pid))
+    finally:
+        os.close(handle)
+
+
 def _take(path) -> int:
     """The handle of the lock file, locked."""
     while True:
@@ -114,3 +138,13 @@ def _take(path) -> int:
 def _foreign(path):
     return (f"{path} is a link, or a file of somebody else's, and not the lock of a run; it was left as it is: "
             "remove it, or choose another folder")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

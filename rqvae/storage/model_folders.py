@@ -10,7 +10,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 from .checkpoint import bare_weights, plain, serialised
-from .files import describe_content, nearest_names, remove_outdated, together, write_atomically
+from .files import write_atomically
+from .sets import remove_outdated, together
+from .words import describe_content, nearest_names
 from .torch_files import CheckpointError, read_torch_file, some
 
 CONFIG_NAME = "config.json"

@@ -15,7 +15,7 @@ import torch
 
 from .arrays import NUMBERS, Npz
 from .checkpoint import bare_weights
-from .files import describe_content
+from .words import describe_content
 from .model_folders import CONFIG_NAME, read_config, read_safetensors
 from .packed import MOST_TIMES, SMALL
 from .torch_files import CheckpointError, read_torch_file

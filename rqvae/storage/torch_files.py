@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from .files import describe_content, nearest_names
+from .words import describe_content, nearest_names
 from .torch_index import (INDEX_LIMIT, STORAGES, WAY_OUT, CheckpointError, StoredTensor, built, foreign, foreign_names, globals_named_in,
                           plain_value, short, some)
 
