@@ -22,6 +22,8 @@ from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint, model_folders, peers
 
 UNBOUNDED = torch.finfo(torch.float32).max
+LARGEST = 1e15          # of latents and codes: sums of squares of larger ones leave float32
+SCALES = "feature_scale", "column_scale", "part_scale", "reach"         # what features are divided by
 
 
 class RqVaeOutput(NamedTuple):
@@ -184,7 +186,9 @@ class RqVae(nn.Module):
 
     def _latents(self, inputs):
         """(B, D) of `standardized` -> (B, E)."""
-        latents = self.encoder(inputs)
+        return self._normalized(self.encoder(inputs))
+
+    def _normalized(self, latents):
         if not self.latent_norm:
             return latents
         if not self.robust:
@@ -231,8 +235,16 @@ class RqVae(nn.Module):
 
     @torch.no_grad()
     def generate_semantic_ids(self, features: torch.Tensor) -> torch.Tensor:
-        """Semantic IDs of features: (B, D) -> (B,) int64, or (B, L) with more than one level."""
-        return self.quantizer.encode(self.encode(features))
+        """Semantic IDs of features: (B, D) -> (B,) int64, or (B, L) with more than one level.
+
+        Raises:
+            ValueError: a row has no latents that are numbers, and so no code is nearest.
+        """
+        raw = self.encoder(self.standardized(features))
+        latents = self._normalized(raw)
+        if not torch.compiler.is_compiling():
+            _require_numbers(raw, latents)          # normalization makes zeros of what overflows in it
+        return self.quantizer.encode(latents)
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
@@ -377,13 +389,11 @@ class RqVae(nn.Module):
             difference = checkpoint.explain_mismatch(
                 self.hyper_parameters, found, missing, unexpected, mismatched)
             raise checkpoint.CheckpointError(f"{path}: {difference}")
-        broken = [name for name in own if name in state_dict and not torch.isfinite(state_dict[name]).all()]
-        scale = state_dict.get("feature_scale") if "feature_scale" in own else None
-        broken += ["feature_scale"] if not broken and scale is not None and not (scale > 0).all() else []
+        broken = [name for name in own if name in state_dict and not _usable(name, state_dict[name].to(own[name].dtype))]
         if broken:
             raise checkpoint.CheckpointError(
-                f"{path}: {len(broken)} of its weights hold NaN, Inf or a scale of 0 ({checkpoint.some(broken)}), so it "
-                "says nothing about items; use another copy of it, or an earlier one")
+                f"{path}: {len(broken)} of its weights hold NaN, Inf, a scale of 0 or codes beyond {LARGEST:g} "
+                f"({checkpoint.some(broken)}), so it says nothing about items; use another copy of it, or an earlier one")
 
     @classmethod
     def _arguments(cls):
@@ -417,6 +427,23 @@ class RqVae(nn.Module):
             raise checkpoint.CheckpointError(f"{path}: its hyper-parameters make no model: {reason}") from error
         model.load_weights(state_dict, found, path, strict)
         return model if map_location is None else model.to(map_location)
+
+
+def _usable(name, values):
+    """Whether a weight holds numbers that items can be encoded with."""
+    if name.endswith("embeddings.weight"):
+        return bool((values.abs() < LARGEST).all())
+    return bool(torch.isfinite(values).all() and (name not in SCALES or (values > 0).all()))
+
+
+def _require_numbers(*latents):
+    """Refuse rows of (B, E) whose distances to codes would be no numbers."""
+    for vectors in latents:
+        if len(vectors) and not vectors.abs().max() < LARGEST:
+            row = (~(vectors.abs() < LARGEST)).any(dim=1).int().argmax()
+            raise ValueError(f"row {row} of a batch of features has latents that are no numbers, or beyond {LARGEST:g}, so no code is "
+                             "nearest: the features hold NaN or lie far beyond what the model was trained on, or its weights are "
+                             "damaged; check the features, and use another copy of the model")
 
 
 def _check_depth(found, num_weights, path):

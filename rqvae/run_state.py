@@ -18,6 +18,8 @@ from .functional import perplexity
 from .inference import batch_features
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
+NEVER_BELOW_0 = {"lr", "initial_lr", "base_lrs", "_last_lr", "step", "exp_avg_sq", "max_exp_avg_sq", "eps", "weight_decay"}
+UNDER_NONE = {"best", "mode_worse"}         # of a plateau scheduler
 
 
 class RunState:
@@ -187,6 +189,7 @@ class RunState:
         self.global_step = int(loaded["global_step"])
         if not extra:
             self.epoch = checkpoint.epochs_done(loaded)
+            self._require_numbers()
             return
         self.epoch, self.batch = int(extra["epoch"]), int(extra["batch"])
         self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
@@ -195,8 +198,18 @@ class RunState:
             self.means.load_state_dict(extra["means"], next(self.model.parameters()).device)
         if self.model.assign is not None:
             self.model.assign.load_state_dict(extra["assign"])
+        self._require_numbers()
         if not self.batch:
             self._set_rng(self.rng)
+
+    def _require_numbers(self):
+        """Refuse state that no step leaves behind: the next one would ruin the weights, or none would change them any more."""
+        state = {"optimizer": self.optimizer.state_dict(), "means": self.means.sums,
+                 "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+                 "prices": self.model.assign and self.model.assign.state_dict()}
+        odd = list(_odd_numbers(state, ""))
+        if odd:
+            raise ValueError(f"{checkpoint.some(odd)} hold NaN, Inf or a number below 0")
 
     def _change_rate(self, before):
         """Where the model's learning rate is another than the run's was, the run goes on at the model's."""
@@ -230,6 +243,19 @@ class RunState:
         if self.fused:
             for group in self.optimizer.param_groups:
                 group["fused"], group["foreach"] = True, False
+
+
+def _odd_numbers(state, name):
+    """Names of what holds NaN, Inf but for a loss that none has been under yet, or less than 0 where only squares and rates stand."""
+    if isinstance(state, (dict, list, tuple)):
+        for key, inner in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from _odd_numbers(inner, f"{name}.{key}".strip("."))
+    elif isinstance(state, float) or isinstance(state, torch.Tensor) and state.is_floating_point():
+        values, own = torch.as_tensor(state), {part for part in name.split(".") if not part.isdigit()}
+        least = 0.0 if own & NEVER_BELOW_0 else -math.inf
+        sound = values >= least if own & UNDER_NONE else torch.isfinite(values) & (values >= least)
+        if not sound.all():
+            yield name
 
 
 def _configured(optimizers):

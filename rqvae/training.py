@@ -25,6 +25,7 @@ from .storage.files import append_line, remove_stale_temporaries, write_atomical
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
+_ADVICE = "lower the learning rate, or look for extreme values in the features"
 
 
 class TrainingInterrupted(Exception):
@@ -206,7 +207,7 @@ def _stop_if_not_finite(loss, run):
     if not math.isfinite(loss):
         raise TrainingDiverged(
             f"the loss is {loss.item()} in epoch {run.epoch + 1}, batch {run.batch + 1}; stopped before it could "
-            "reach a checkpoint; lower the learning rate, or look for extreme values in the features")
+            f"reach a checkpoint; {_ADVICE}")
 
 
 def _prepare(folder, history):
@@ -257,6 +258,10 @@ def _append_line(folder, row):
 
 
 def _save(run, folder, name):
+    broken = [name for name, values in run.model.state_dict().items() if not torch.isfinite(values).all()]
+    if broken:          # the loss that would tell is that of the next step
+        raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN or Inf after epoch {run.epoch + 1 if run.batch else run.epoch}; "
+                               f"stopped before they could reach a checkpoint; {_ADVICE}")
     if folder is None:
         return None
     run.save(folder / name)

@@ -48,6 +48,16 @@ def test_the_training_mode_of_every_part_is_given_back():
     assert model.training and model.encoder.training and not model.decoder.training
 
 
+@pytest.mark.parametrize("options", [{}, {"num_quantizers": 3, "latent_norm": True}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_rows_that_have_no_latents_get_no_code(options, value):
+    """They got code 0 of each level."""
+    rows = clustered(30)
+    rows[7, 3] = value
+    with pytest.raises(ValueError, match="row 7 of a batch of features has latents that are no numbers"):
+        batch_inference(RqVae(12, 16, 8, 8, **options), rows, "cpu")
+
+
 def test_no_item_is_an_error():
     with pytest.raises(ValueError, match="the loader yields no batch"):
         batch_inference(RqVae(12, 16, 8, 32), [], "cpu")

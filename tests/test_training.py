@@ -207,6 +207,38 @@ def test_a_damaged_training_state_is_one_clear_error(tmp_path, damage):
         quiet(small(), loader(clustered(40)), max_epochs=2, resume_from=tmp_path / "bad.ckpt")
 
 
+@pytest.mark.parametrize("name, value", [
+    ("step", math.inf), ("exp_avg", math.nan), ("exp_avg", 1e300), ("exp_avg_sq", math.inf), ("exp_avg_sq", -1.0), ("lr", math.nan),
+    ("lr", -1.0), ("min_lrs", math.nan), ("train_loss", math.nan)])
+def test_a_training_state_that_no_step_leaves_is_refused(tmp_path, name, value):
+    """With some the next loss was NaN, and the learning rate was blamed; with others a weight never moved again."""
+    model = RqVae(12, 8, 4, 8)
+    with pytest.raises(TrainingInterrupted):
+        fit(model, loader(clustered(64)), max_epochs=2, device="cpu", checkpoint_dir=tmp_path, progress=False, stop=lambda: True)
+    content = load_checkpoint(tmp_path / "last.ckpt")
+    optimizer = content["optimizer_states"][0]
+    places = {**optimizer["state"][2], "lr": optimizer["param_groups"][0], "min_lrs": content["lr_schedulers"][0],
+              "train_loss": content["rqvae"]["means"]["sums"]}
+    if isinstance(places[name], dict):
+        places[name][name] = [value] if name == "min_lrs" else torch.tensor(value) if name == "train_loss" else value
+    else:
+        places[name] = optimizer["state"][2][name] = places[name].double()
+        places[name].view(-1)[-1:].fill_(value)
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match=f"odd.ckpt.*{name}.* hold NaN, Inf or a number below 0"):
+        fit(RqVae(12, 8, 4, 8), loader(clustered(64)), max_epochs=2, device="cpu", resume_from=tmp_path / "odd.ckpt", progress=False)
+
+
+def test_weights_that_the_last_step_ruined_reach_no_checkpoint(tmp_path):
+    """No loss tells of them any more, and without validation nothing else did."""
+    model = RqVae(12, 8, 4, 8)
+    ruin = torch.optim.SGD(model.parameters(), lr=math.inf)
+    with pytest.raises(TrainingDiverged, match="hold NaN or Inf after epoch 1; .* learning rate"):
+        fit(model, loader(clustered(32), batch_size=32), max_epochs=1, device="cpu", checkpoint_dir=tmp_path, progress=False,
+            optimizers=ruin)
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
 def test_resuming_another_architecture_says_what_differs(tmp_path):
     quiet(small(), loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path)
     with pytest.raises(CheckpointError, match="num_embeddings is 32 in the file, 64 in the model"):
