@@ -51,6 +51,7 @@ class RunState:
         self.history, self.best, self.improved = [], math.inf, False
         self.means = Means()
         self.epoch_rng = self.rng = None        # as the epoch began; as of the last batch
+        self.fingerprint = None                 # of the data, as the run that is resumed has it
 
     def batches(self):
         """The batches still to come in the epoch under way, on the model's device, each with its index."""
@@ -129,7 +130,7 @@ class RunState:
         extra = {
             "format": FORMAT,
             "notes": self.notes,
-            "fingerprint": fingerprint(self.train_loader),
+            "fingerprint": self.fingerprint or fingerprint(self.train_loader),
             "epoch": self.epoch,
             "batch": self.batch,
             "rng": self.rng,
@@ -172,6 +173,7 @@ class RunState:
         if not same_data(self.train_loader, extra.get("fingerprint")):
             raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
                              "size or seed differ); give the same data and options, or start a new run")
+        self.fingerprint = extra.get("fingerprint")
         self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
         try:
             self._take(loaded, extra)

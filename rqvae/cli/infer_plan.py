@@ -19,6 +19,7 @@ from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_publish
                               refuse_existing)
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import model_identity, resolve_device
+from ..items.checksums import form_of
 from ..items.interactions import Interactions
 from ..recipe.comparison import compare_ids
 from ..model import RqVae
@@ -121,8 +122,8 @@ def prepare(arguments) -> Job:
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
     with noted_by(arguments.ckpt):
         split = trained_and_held_out(run_of, table) if arguments.report is not None else None
-    noted = (run_of.get("notes") or {}).get("features_checksum")
-    job = job._replace(items=items, names=names, new=not job.shard and noted not in (None, table.checksum()),
+    noted = notes.get("features_checksum")
+    job = job._replace(items=items, names=names, new=not job.shard and noted is not None and not table.has_checksum(noted),
                        split=split,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=items.interactions if arguments.report is not None and items.interactions else
@@ -239,7 +240,8 @@ def compare(arguments, ids, manifest) -> dict:
     """What is left in `ids`, of which there may be a manifest, of the older ones."""
     old = import_semantic_ids(arguments.against, arguments.ids_format, num_embeddings=arguments.num_embeddings)
     before, now = ([piece[2] for piece in pieces_of(one)] for one in (verified_manifest(arguments.against), manifest))
-    if ids.item_ids is None and old.item_ids is None and before != now[:len(before)]:
+    other = [one != two for one, two in zip(before, now) if form_of(one) == form_of(two)]     # else nobody can tell
+    if ids.item_ids is None and old.item_ids is None and (len(now) < len(before) or any(other)):
         warnings.warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
                       "compared row by row, as if these were the same items")
     try:

@@ -11,8 +11,8 @@ import numpy as np
 from ..codes import codes_checksum
 from ..collisions import id_keys
 from ..ids.generations import file_checksum
-from ..items.checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
-from ..items.tables import FeatureTable
+from ..items.blending import BlendedTable
+from ..items.checksums import FORMS, form_of
 from ..report.inputs import trained_and_held_out
 from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.item_ids import ids_checksum
@@ -104,7 +104,7 @@ def pieces_of(manifest) -> list:
     count, whole = manifest.get("items"), [[0, manifest.get("items"), made.get("checksum")]]
     pieces = made.get("of items", whole if count and not manifest.get("published before") and made.get("items") == count else [])
     return [piece for piece in pieces if isinstance(piece, list) and len(piece) == 3 and isinstance(piece[2], str)
-            and all(type(end) is int and end >= 0 for end in piece[:2]) and piece[2].startswith(MARK)] \
+            and all(type(end) is int and end >= 0 for end in piece[:2]) and form_of(piece[2])] \
         if isinstance(pieces, list) else []
 
 
@@ -120,11 +120,11 @@ def as_published(manifest, table, published_rows):
     places = np.full(published_rows.max() + 1, -1)
     places[published_rows[here]] = here
     known = np.zeros(len(places), bool)
-    for first, stop, checksum in pieces_of(manifest) if isinstance(table, FeatureTable) else ():
+    for first, stop, checksum in () if isinstance(table, BlendedTable) else pieces_of(manifest):
         rows = places[first:stop]
         if len(rows) != stop - first or (rows < 0).any():
             continue
-        if _checksum(table, rows) != checksum:
+        if _checksum(table, rows, form_of(checksum)) != checksum:
             return False
         known[first:stop] = True
     return True if known[places >= 0].all() else None
@@ -195,13 +195,8 @@ def seen(job) -> dict:
                         if name not in (*OPTIONS, *INTERACTIONS, "from_", "keep")}}
 
 
-def _checksum(table, rows):
-    """`FeatureTable.checksum` of the rows (n,) in this order; None for features that other rows or a model have a part in."""
-    if not isinstance(table, FeatureTable):
+def _checksum(table, rows, form=FORMS[0]):
+    """The checksum of the rows (n,) of a table in this order; None for features that other rows have a part in."""
+    if isinstance(table, BlendedTable):
         return None
-    if np.array_equal(rows, np.arange(len(table))):
-        return table.checksum()
-    sums = BlockChecksums()
-    for first in range(0, len(rows), ROWS_PER_BLOCK):
-        sums.add(first, table.rows(rows[first:first + ROWS_PER_BLOCK]).numpy())
-    return sums.of(range(len(rows)), table.shape[1])
+    return table.checksum(None if np.array_equal(rows, np.arange(len(table))) else rows, form=form)

@@ -13,6 +13,7 @@ from typing import Any, Iterator, Sequence
 
 import torch
 
+from .checksums import FORMS
 from .tables import FeatureTable, open_features
 
 __all__ = ["FeatureDataset", "FeatureLoader", "FeatureTable", "open_features", "sample_rows",
@@ -119,8 +120,9 @@ class FeatureLoader:
         return self._fingerprint
 
     def earlier_fingerprints(self) -> Iterator[str]:
-        """What checkpoints of 1.1 keep instead, and those before, which looked at some of the rows only."""
-        yield self._identity(self.table.checksum(earlier=True))
+        """What checkpoints of earlier versions keep instead; those before 1.1 looked at some of the rows only."""
+        for form in FORMS[1:]:
+            yield self._identity(self.table.checksum(form=form))
         yield self._identity(self.table.sampled_fingerprint())
 
     def _identity(self, content):

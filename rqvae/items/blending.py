@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 import torch
 
+from .checksums import FORMS
+
 REACH = 9                   # how many places apart in a user's list two items still belong together
 MOST_NUMBERS = 2**30        # T times D, of 4 bytes each
 EVENTS_PER_CHUNK = 2**11    # the features of so many are read at once
@@ -68,18 +70,18 @@ class BlendedTable:
         """Look at every number of the table's own, see `FeatureTable.check`."""
         self._table.check(chunk_rows, rows)
 
-    def checksum(self, rows=None, *, earlier=False) -> str:
+    def checksum(self, rows=None, *, form=FORMS[0]) -> str:
         """"blended:" and 32 hex digits, which tell these features and interactions from any others; all of them also for some
         rows, which are blended with others."""
         part = "" if rows is None else f" {rows.start} {rows.stop}"
-        digest = hashlib.blake2b(f"{self._table.checksum(earlier=earlier)}{part}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self._table.checksum(form=form)}{part}".encode(), digest_size=16)
         for part in (self._interactions.items, self._interactions.offsets):
             digest.update(np.ascontiguousarray(part, "<i8"))
         return f"blended:{digest.hexdigest()}"
 
     def has_checksum(self, recorded, rows=None) -> bool:
         """As `FeatureTable.has_checksum`."""
-        return recorded == self.checksum(rows)
+        return any(recorded == self.checksum(rows, form=form) for form in FORMS)
 
     def sampled_fingerprint(self) -> str:
         """As `FeatureTable.sampled_fingerprint`; nothing was blended then."""

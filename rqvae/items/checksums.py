@@ -11,8 +11,15 @@ import zlib
 
 import numpy as np
 
+SHIFT = 29                  # of a word when it is mixed: a bit of one number meets none of the same weight in the other
 ROWS_PER_BLOCK = 1024       # a part of a table that begins at a multiple of it has a checksum of its own
-MARK = "2:"                 # before the digits; those of 1.1 have none
+# What stands before the digits, by how they are made: now; from 1.2 to 1.3.0; in 1.1.
+FORMS = ("3:", "2:", "")
+
+
+def form_of(recorded) -> str:
+    """Which of FORMS a checksum has that was recorded."""
+    return next(form for form in FORMS if str(recorded).startswith(form))
 
 
 class BlockChecksums:
@@ -22,19 +29,19 @@ class BlockChecksums:
     One pass over the rows, in pieces of any size, and nothing but four bytes a block to keep.
 
     Args:
-        earlier: take every byte of the rows into the CRC instead, as 1.1 did, at three times the cost.
+        form: one of FORMS; the last takes every byte of the rows into the CRC, at twice the cost.
     """
 
-    def __init__(self, earlier=False):
+    def __init__(self, form=FORMS[0]):
         self._sums = {}             # block number -> (rows taken in, CRC-32 of them)
-        self._earlier = earlier
+        self._form = form
 
     def add(self, first, rows) -> None:
         """Take in (n, D) rows, the first of which is number `first`: it begins a block or goes on where the last
         piece ended."""
         with np.errstate(over="ignore", invalid="ignore"):      # who reads them to use them refuses those
             rows = np.ascontiguousarray(rows, "<f4")
-        rows = rows if self._earlier else row_sums(rows)
+        rows = row_sums(rows, mixed=self._form == FORMS[0]) if self._form else rows
         while len(rows):
             block, place = divmod(first, ROWS_PER_BLOCK)
             piece = rows[:ROWS_PER_BLOCK - place]
@@ -43,22 +50,30 @@ class BlockChecksums:
             first, rows = first + len(piece), rows[len(piece):]
 
     def of(self, part, width) -> str | None:
-        """MARK and 32 hex digits for the rows of a range that begins at a block, or None if not all were taken in."""
+        """The form and 32 hex digits for the rows of a range that begins at a block, or None if not all were taken in."""
         digest = hashlib.blake2b(f"{len(part)} {width}".encode(), digest_size=16)
         for first in range(part.start, part.stop, ROWS_PER_BLOCK):
             count, crc = self._sums.get(first // ROWS_PER_BLOCK, (0, 0))
             if count != min(ROWS_PER_BLOCK, part.stop - first):
                 return None
             digest.update(crc.to_bytes(4, "little"))
-        return ("" if self._earlier else MARK) + digest.hexdigest()
+        return self._form + digest.hexdigest()
 
 
-def row_sums(rows) -> np.ndarray:
+def row_sums(rows, mixed=True) -> np.ndarray:
     """(n,) 64-bit sums of float32 rows (n, D): two numbers, as they are stored, are a word, and every word counts times an
-    odd number of its place, modulo 2^64. One word changed always changes the sum."""
+    odd number of its place, modulo 2^64. One word changed always changes the sum.
+
+    A word is `mixed` with its own upper bits first: as it is, its highest bit, which is the sign of a number, counts 2^63
+    whatever the place, and the signs of two columns turned round, as a PCA made again turns them, cancel out.
+    """
     if rows.shape[1] % 2:
         rows = np.concatenate([rows, np.zeros((len(rows), 1), "<f4")], axis=1)
-    return np.einsum("nw,w->n", rows.view("<u8"), _factors(rows.shape[1] // 2))
+    words = rows.view("<u8")
+    if mixed:
+        upper = words >> np.uint64(SHIFT)
+        words = np.bitwise_xor(words, upper, out=upper)
+    return np.einsum("nw,w->n", words, _factors(words.shape[1]))
 
 
 @functools.lru_cache(maxsize=8)

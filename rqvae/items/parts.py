@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..storage.item_ids import of_one_kind
-from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
+from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
 
 
 class PartsTable:
@@ -92,23 +92,24 @@ class PartsTable:
                 warnings.warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
                               "there is", stacklevel=2)
 
-    def checksum(self, rows=None, *, earlier=False) -> str:
+    def checksum(self, rows=None, *, form=FORMS[0]) -> str:
         """As `FeatureTable.checksum`; what is missing counts as missing."""
         fill, self.fill = self.fill, None
-        sums = BlockChecksums(earlier=True) if earlier else self._checksums
+        in_place = rows is None or isinstance(rows, range)
+        sums = self._checksums if in_place and form == FORMS[0] else BlockChecksums(form)
         try:
-            part = range(len(self)) if rows is None else rows
+            part = range(len(self)) if rows is None else rows if in_place else range(len(rows))
             if sums.of(part, self.shape[1]) is None:
                 for first in range(part.start, part.stop, ROWS_PER_BLOCK):
-                    chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
-                    sums.add(first, _one_nan(chunk))
+                    chunk = slice(first, min(first + ROWS_PER_BLOCK, part.stop))
+                    sums.add(first, _one_nan(self.rows(chunk if in_place else rows[chunk])))
             return sums.of(part, self.shape[1])
         finally:
             self.fill = fill
 
     def has_checksum(self, recorded, rows=None) -> bool:
         """As `FeatureTable.has_checksum`."""
-        return recorded == self.checksum(rows, earlier=not str(recorded).startswith(MARK))
+        return recorded == self.checksum(rows, form=form_of(recorded))
 
     def sampled_fingerprint(self) -> str:
         """Nothing: no checkpoint before 1.1, which kept one, was of parts."""

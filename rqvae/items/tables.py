@@ -21,7 +21,7 @@ import torch
 from ..storage.words import counted
 from .blending import BlendedTable
 from .blocks import NoRows, array_block, tensor_block
-from .checksums import MARK, ROWS_PER_BLOCK, BlockChecksums
+from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
 from .identifiers import check_item_ids, load_item_ids
 from .parts import PartsTable
 from .readers import SUFFIXES, read_features
@@ -171,22 +171,28 @@ class FeatureTable:
                              f"overflow float32; {_SCALE}")
         self._warn(where, len(part), seen.constant, seen.zero)
 
-    def checksum(self, rows=None, *, earlier=False) -> str:
+    def checksum(self, rows=None, *, form=FORMS[0]) -> str:
         """A mark and 32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
 
         Path, time and stored type play no part. Without a pass of its own where `check` has seen the rows.
 
         Args:
-            rows: a range of row numbers that begins at a multiple of 1024; all unless said.
-            earlier: as 1.1 made it, in a pass of its own.
+            rows: a range of row numbers that begins at a multiple of 1024, or an array of row numbers in the order in which
+                to take them; all unless said.
+            form: as an earlier version made it, see `checksums.FORMS`, in a pass of its own.
 
         Raises:
             ValueError: the range begins elsewhere.
         """
+        if rows is not None and not isinstance(rows, range):
+            sums, part = BlockChecksums(form), range(len(rows))
+            for first in range(0, len(rows), ROWS_PER_BLOCK):
+                sums.add(first, self.rows(rows[first:first + ROWS_PER_BLOCK]).numpy())
+            return sums.of(part, self.shape[1])
         part = range(len(self)) if rows is None else rows
         if part.start % ROWS_PER_BLOCK:
             raise ValueError(f"rows begin at {part.start}; a checksum begins at a multiple of {ROWS_PER_BLOCK}")
-        sums = BlockChecksums(earlier=True) if earlier else self._checksums
+        sums = self._checksums if form == FORMS[0] else BlockChecksums(form)
         found = sums.of(part, self.shape[1])
         if found is None:
             for first, chunk in self._chunks(part, self._chunk_rows()):
@@ -195,8 +201,8 @@ class FeatureTable:
         return found
 
     def has_checksum(self, recorded, rows=None) -> bool:
-        """Whether `recorded` is the checksum of these rows, of this version or of 1.1."""
-        return recorded == self.checksum(rows, earlier=not str(recorded).startswith(MARK))
+        """Whether `recorded` is the checksum of these rows, of this version or of an earlier one."""
+        return recorded == self.checksum(rows, form=form_of(recorded))
 
     def sampled_fingerprint(self) -> str:
         """What checkpoints before 1.1 keep instead: shape, dtype and up to 4096 rows, evenly spread."""

@@ -183,8 +183,9 @@ def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
 CHECKSUM = FeatureTable.checksum
 
 
-@pytest.mark.parametrize("kept", [FeatureTable.sampled_fingerprint, lambda table: CHECKSUM(table, earlier=True)],
-                         ids=["a sample of its rows, as 1.0", "another checksum, as 1.1"])
+@pytest.mark.parametrize("kept", [FeatureTable.sampled_fingerprint, lambda table: CHECKSUM(table, form=""),
+                                  lambda table: CHECKSUM(table, form="2:")],
+                         ids=["a sample of its rows, as 1.0", "another checksum, as 1.1", "another one, as 1.3.0"])
 def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path, monkeypatch, capsys, kept):
     monkeypatch.chdir(tmp_path)
     rows = clustered(300).numpy()
@@ -194,7 +195,10 @@ def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path,
         with monkeypatch.context() as earlier:
             earlier.setattr(FeatureTable, "checksum", kept)
             assert train.main([*run, "--epochs", "1"]) == 0
+        begun = load_checkpoint(f"{preset}/best.ckpt")["rqvae"]["fingerprint"]
         assert train.main([*run, "--epochs", "2", "--resume"]) == 0
+        # Kept: a best.ckpt of before is told from another run's by it.
+        assert load_checkpoint(f"{preset}/last.ckpt")["rqvae"]["fingerprint"] == begun
     np.save("items.npy", rows[::-1])
     assert train.main([*run, "--epochs", "3", "--resume"]) == 2
     assert "was trained on other data" in capsys.readouterr().err
