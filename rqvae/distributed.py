@@ -53,6 +53,11 @@ def process_group(device):
     _group = torch.distributed
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
+            raise RuntimeError(f"process {rank} of {world} lost the others: one of them has ended, and says why unless it was "
+                               "killed") from error
+        raise
     finally:
         _group = None
         # To destroy the group waits for its threads and, in torch 2.6, holds Python's lock meanwhile; a thread that is
@@ -74,14 +79,17 @@ def _untouched(store, rank, world):
     own, until = uuid.uuid4().hex, time.monotonic() + MEETING_SECONDS
     if rank == 0:
         store.set("offer", own)
-        answers = [store.get(f"{own}/{other}") for other in range(1, world)]        # waits for each
-        store.set(f"{own}/heard", b" ".join(answers))
-        return torch.distributed.PrefixStore(own, store)
-    while time.monotonic() < until:
-        offer = store.get("offer").decode()         # of now, or still of those before
-        store.set(f"{offer}/{rank}", own)
-        if store.check([f"{offer}/heard"]) and own in store.get(f"{offer}/heard").decode().split():
-            return torch.distributed.PrefixStore(offer, store)
+    while time.monotonic() < until:                 # never in the store's own wait, which no signal ends
+        if rank == 0:
+            answers = [f"{own}/{other}" for other in range(1, world)]
+            if store.check(answers):
+                store.set(f"{own}/heard", b" ".join(map(store.get, answers)))
+                return torch.distributed.PrefixStore(own, store)
+        elif store.check(["offer"]):
+            offer = store.get("offer").decode()     # of now, or still of those before
+            store.set(f"{offer}/{rank}", own)
+            if store.check([f"{offer}/heard"]) and own in store.get(f"{offer}/heard").decode().split():
+                return torch.distributed.PrefixStore(offer, store)
         time.sleep(0.01)
     raise TimeoutError(f"process {rank} of {world} has not met the others for {MEETING_SECONDS} seconds; "
                        "start them again")

@@ -125,7 +125,7 @@ def test_processes_that_see_other_data_are_refused_before_any_work(tmp_path):
                       "sys.exit(train.main([*sys.argv[1:], '--data', f\"items{os.environ['RANK']}.npy\"]))\n")
     done = launch([str(script), "--epochs", "1", *TINY], 2, tmp_path)
     assert done.returncode != 0
-    assert "not the same for all processes: the features (2:" in done.stderr
+    assert "not the same for all processes: the features (3:" in done.stderr
     assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
 
 
@@ -170,7 +170,7 @@ def test_processes_that_differ_in_anything_that_counts_are_refused_by_name(tmp_p
     (tmp_path / "changed.json").write_text((tmp_path / "a.json").read_text().replace("<a_1>", "<a_2>", 1))
     cases = {
         "as they are": ("train", new, new, ""), "the same numbers": ("train", new, [*new, "--data", "double.npy"], ""),
-        "other order": ("train", new, [*new, "--data", "reversed.npy"], "the features (2:"),
+        "other order": ("train", new, [*new, "--data", "reversed.npy"], "the features (3:"),
         "other item IDs": ("train", named, [*named, "--item-ids", "other.txt"], "the item IDs ("),
         "seed": ("train", new, [*new, "--seed", "3"], "--seed (3 in process 1, 0 in process 0)"),
         "precision": ("train", new, [*new, "--amp"], "--amp (True in process 1"),
@@ -237,12 +237,30 @@ def test_processes_started_again_do_not_meet_where_those_before_them_met(late):
     assert places[0].get("address 2") == b"of round 0"
 
 
-def test_a_process_that_meets_nobody_says_so(monkeypatch):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_meets_nobody_says_so(monkeypatch, rank):
+    """And never waits within the store, where no signal would reach it: torchrun would kill it after half a minute."""
     store = torch.distributed.HashStore()
     store.set("offer", "of a process long dead")
     monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.05)
-    with pytest.raises(TimeoutError, match="process 1 of 2 has not met the others"):
-        distributed._untouched(store, 1, 2)
+    with pytest.raises(TimeoutError, match=f"process {rank} of 2 has not met the others"):
+        distributed._untouched(store, rank, 2)
+
+
+@pytest.mark.parametrize("error, said", [
+    (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"), "lost the others"),
+    (torch.distributed.DistBackendError("NCCL error in ProcessGroupNCCL.cpp"), "lost the others"),
+    (RuntimeError("of its own"), "of its own"),
+])
+def test_a_process_whose_others_are_gone_says_that_and_not_what_the_library_says(monkeypatch, error, said):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(None, 1, 3)]))
+    monkeypatch.setattr(distributed, "_untouched", lambda store, rank, world: store)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
+    with pytest.raises(RuntimeError, match=said), distributed.process_group(torch.device("cpu")):
+        raise error
 
 
 def test_alone_everything_is_as_it_was():
