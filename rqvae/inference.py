@@ -6,7 +6,6 @@ Shapes:  N items   D feature width   L levels
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from .storage.checkpoint import weights_checksum
+from .storage.words import warn
 
 ROWS_PER_CHUNK = 1024
 UNSEEN = "activation", "latent_norm", "parts"        # options that change codes, and that no weight shows
@@ -39,7 +39,7 @@ def resolve_device(device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if isinstance(device, _Unnamed) and not count:
         # From this line whoever calls, so that Python shows it once.
-        warnings.warn("no device was named and there is no CUDA here: this runs on the CPU; device=\"cpu\" says so")
+        warn("no device was named and there is no CUDA here: this runs on the CPU; device=\"cpu\" says so")
         return torch.device("cpu")
     if device is None or device == "auto":
         return torch.device("cuda" if count else "cpu")

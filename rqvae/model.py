@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from .functional import draw_in, draw_out, row_lengths
 from .networks import Decoder, Encoder, Undrawn, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint, model_folders, peers
+from .storage.words import spelled, warn
 
 UNBOUNDED = torch.finfo(torch.float32).max
 LARGEST = 1e15          # of latents and codes: sums of squares of larger ones leave float32
@@ -288,6 +288,7 @@ class RqVae(nn.Module):
         }
 
     @classmethod
+    @spelled
     def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike, map_location: Any = None, strict: bool = True,
                              **hyper_parameter_overrides: Any) -> RqVae:
         """The model of a `.ckpt` file, ours or Lightning's; nothing in the file is executed.
@@ -313,6 +314,7 @@ class RqVae(nn.Module):
         reading it twice might be reading two files."""
         return cls._restore(path, loaded["hyper_parameters"], loaded["state_dict"], None, True, {})
 
+    @spelled
     def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None,
                         overwrite: bool = False) -> None:
         """Write `config.json`, the weights and, unless there is one, a `README.md` into `folder`, created if missing.
@@ -330,6 +332,7 @@ class RqVae(nn.Module):
         model_folders.write_card(folder, config)
 
     @classmethod
+    @spelled
     def from_pretrained(cls, folder: str | os.PathLike, **hyper_parameter_overrides: Any) -> RqVae:
         """The model that `save_pretrained` wrote, in eval mode, on the CPU, loaded strictly.
 
@@ -344,6 +347,7 @@ class RqVae(nn.Module):
         return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
 
     @classmethod
+    @spelled
     def from_peer(cls, path: str | os.PathLike, *, activation: str | None = None) -> RqVae:
         """The tokenizer that another system trained, with the codes of its own code, in eval mode, on the CPU.
 
@@ -360,7 +364,7 @@ class RqVae(nn.Module):
         """
         peer = peers.load_peer(path, activation=activation)
         for remark in peer.remarks:
-            warnings.warn(f"{path}, of {peer.system}: {remark}", stacklevel=2)
+            warn(f"{path}, of {peer.system}: {remark}")
         return cls._restore(path, peer.hyper_parameters, peer.state_dict, None, True, {}).eval()
 
     def load_weights(self, state_dict: dict, found: dict, path: str | os.PathLike, strict: bool = True) -> None:

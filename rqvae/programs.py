@@ -17,6 +17,7 @@ from torch import nn
 from . import __version__, functional
 from .inference import evaluating
 from .storage.files import write_atomically
+from .storage.words import spelled
 
 SUFFIXES = (".onnx", ".pt2")
 _OPSET, _IR_VERSION = 18, 8             # of 2022: what runs models reads them
@@ -38,6 +39,7 @@ def check_program(path) -> Path:
     return path
 
 
+@spelled
 def export_program(model, path) -> None:
     """Write a model's way from features to codes, with scale, norm and codebooks inside.
 

@@ -12,6 +12,7 @@ import math
 import torch
 
 from .storage import checkpoint
+from .storage.words import spelled
 
 from . import distributed
 from .functional import perplexity
@@ -157,6 +158,7 @@ class RunState:
             extra=extra,
         ), path)
 
+    @spelled
     def restore(self, path) -> None:
         """Take up the run that `path` holds.
 

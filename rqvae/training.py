@@ -22,6 +22,7 @@ from .inference import evaluating, keep_freed_memory, model_device, resolve_devi
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 from .storage.files import append_line, remove_stale_temporaries, write_atomically
+from .storage.words import spelled
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
@@ -40,6 +41,7 @@ class TrainingDiverged(RuntimeError):
     """The loss is no longer a number. No checkpoint was written after that."""
 
 
+@spelled
 def fit(
     model: torch.nn.Module,
     train_dataloader: Iterable[dict],

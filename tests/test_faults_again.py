@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,28 @@ def test_names_and_paths_do_not_forge_lines_of_results(place, capsys):
     captured = capsys.readouterr()
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", captured.out + captured.err)
     assert not any(line.startswith(("WARNING: forged", "forged")) for line in captured.out.splitlines())
+
+
+@pytest.mark.parametrize("folder", [f"run\nforged: {NASTY}", "-x", "it's a run"])
+def test_names_of_outputs_forge_no_lines_and_hints_can_be_pasted(place, capsys, folder):
+    assert train.main(["--data", "items.npy", "--epochs", "0", "--seed", "1", f"--checkpoint-dir={folder}", *TINY]) == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    assert hint.startswith("next: ") and hint.isprintable()
+    if shutil.which("bash"):
+        typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {hint[6:]}"], capture_output=True).stdout.decode().split("\0")[2:-1]
+        assert infer.main([*typed, f"--output={folder}.json"]) == 0 and Path(f"{folder}.json").exists()
+        for argv in (["--ids", f"./{folder}.json", "--report", "--against", f"./{folder}.json"], [f"--save-pretrained={folder} 2"],
+                     [*typed, f"--report={folder}.html"]):
+            assert infer.main(argv) == 0
+        captured = capsys.readouterr()
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]|^forged", captured.out + captured.err, re.M)
+
+
+def test_an_error_names_a_file_as_it_is_called(place, capsys):
+    Path("a  b.npy").write_text("x")
+    assert "a  b.npy" in refused(infer, ["--data", "a  b.npy"], capsys)
+    assert infer.main(["--data", f"{NASTY}.npy", "--debug"]) == 2
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r\nb", "a\u2028b", "a\x85b", "a\0b", "a\x0bb"])

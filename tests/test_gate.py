@@ -6,10 +6,12 @@ the list names.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -250,6 +252,33 @@ READERS = {
     "P5 raw/beauty/datamaps.json": lambda path: load_items(path.parents[2]),
     "peer's folder metadata.json": lambda path: RqVae.from_peer(path.parent),
 }
+
+
+EVIL = "\x1b]0;owned\x07\u202e\nerror: forged\u2028\x9b31m"
+
+
+def raw(words):
+    return [word for word in words if re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e]", word)]
+
+
+@pytest.mark.parametrize("reader", [*READERS, "folder config.json"])
+def test_what_is_raised_and_warned_of_shows_no_word_raw(tmp_path, monkeypatch, reader):
+    """Also for who calls a reader from Python: names of files, and whatever can be a name in one."""
+    monkeypatch.chdir(tmp_path)
+    place, read = Path(EVIL, reader.split()[-1]), READERS.get(reader, lambda path: RqVae.from_pretrained(path.parent))
+    place.parent.mkdir(parents=True)
+    content = [EVIL, json.dumps({EVIL: EVIL}), json.dumps({EVIL: [EVIL]}), json.dumps([EVIL, EVIL, EVIL]), f'"{EVIL}",b\n1,2\n']
+    held = {EVIL: torch.zeros(2, 2), "b": torch.zeros(2, 2)}
+    for write in [*(lambda path, words=words: path.write_text(words) for words in content), lambda path: torch.save(held, path.open("wb")),
+                  lambda path: np.savez(path.open("wb"), **{name: part.numpy() for name, part in held.items()})]:
+        write(place)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                read(place)
+            except (ValueError, OSError) as error:
+                assert not raw([str(error), str(error.__cause__)]), str(error)
+        assert not raw([str(warning.message) for warning in caught])
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket", "link to nothing", "link to itself"])

@@ -6,7 +6,7 @@ import sys
 from inspect import signature
 from pathlib import Path
 
-from ..storage.words import brief
+from ..storage.words import brief, spelled
 from .item_options import INTERACTIONS, OPTIONS
 
 # What a recorded run does not hand on: a file is not believed where it leads to code or a download.
@@ -15,6 +15,7 @@ NOT_HANDED_ON = ("encoder",)
 HANDED_ON = ("preset", "val_fraction", "seed", "epochs", "batch_size", "weights", "from_", "keep")
 
 
+@spelled
 def options_of(path, actions) -> dict:
     """The options that a file sets: dest -> value.
 

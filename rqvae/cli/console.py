@@ -10,23 +10,25 @@ import difflib
 import io
 import json
 import os
-import shlex
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 from .. import __version__
 from .config import options_of
 from ..storage.sets import expect_nothing
-from ..storage.words import shown, shown_lines
+from ..storage.words import one_line, pasted, shown, shown_lines, spell
 
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
 ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
                           else [])]
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
+_MOVES = re.compile(r"\r?(\x1b\[A)*")           # what a bar of progress begins with
 RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError, ArithmeticError)
 
 
@@ -40,6 +42,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, program, verb, **settings):
         super().__init__(prog=command(program, verb), allow_abbrev=False, **settings)
+        self.color = False                  # of Python 3.14, which writes it as the stream does not let pass
         self.set_defaults(program=program)
         self.add_argument("--version", action="version", version=f"rqvae {__version__}")
         self.add_argument("--config", metavar="FILE", help="take options from a .json or .toml, such as {\"epochs\": 20}, or "
@@ -75,11 +78,13 @@ def _initials(flag) -> str:
 
 
 def command(program, verb, *words) -> str:
-    """What a user types who started us as `program`: "python" of `python train.py`, "rqvae" or "python -m rqvae"."""
+    """What a user types, or pastes, who started us as `program`: "python" of `python train.py`, "rqvae" or "python -m rqvae"."""
     started = os.path.split(sys.argv[0])
     # The scripts lie beside each other, wherever the user stands.
     script = os.path.join(started[0] if started[1] in ("train.py", "infer.py") else "", f"{verb}.py")
-    return shlex.join([*program.split(), script if program == "python" else verb, *map(str, words)])
+    # A path that begins as an option does would be taken for one.
+    words = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    return " ".join(map(pasted, [*program.split(), script if program == "python" else verb, *words]))
 
 
 def run_command(parser, load, argv) -> int:
@@ -90,11 +95,16 @@ def run_command(parser, load, argv) -> int:
     """
     _open_streams()
     expect_nothing()
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code or 0
-    with warnings.catch_warnings(), contextlib.redirect_stderr(_Unfailing(sys.stderr)), _terminable(), \
+    with contextlib.redirect_stderr(_Unfailing(sys.stderr)), contextlib.redirect_stdout(_Spelling(sys.stdout)):
+        try:
+            arguments = parser.parse_args(argv)
+        except SystemExit as exit_:
+            return exit_.code or 0
+        return _run(arguments, load)
+
+
+def _run(arguments, load) -> int:
+    with warnings.catch_warnings(), _terminable(), \
             contextlib.redirect_stdout(io.StringIO() if arguments.quiet else sys.stdout):
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {shown(message)}", file=sys.stderr)
         warnings.simplefilter("always", UserWarning)
@@ -114,10 +124,18 @@ def run_command(parser, load, argv) -> int:
             expect_nothing()
 
 
-def say(*words) -> None:
-    """Print a result; when stdout can take no more (nobody reads it, its disk is full), go on in silence."""
+def say(line) -> None:
+    """Print a result of one line, whatever stands in it; see `say_lines`."""
+    say_lines(shown(line))
+
+
+def say_lines(text) -> None:
+    """Print a result of several lines, of which none ends by a word of a file or user.
+
+    When stdout can take no more (nobody reads it, its disk is full), go on in silence.
+    """
     try:
-        print(*map(shown_lines, words), flush=True)
+        print(text, flush=True)
     except OSError as error:
         _silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
@@ -155,15 +173,27 @@ class StopSignals:
             os.write(2, b"\nstopping at the next batch; once more to leave at once\n")
 
 
-class _Unfailing:
-    """A stream for progress that never ends the work: what cannot be written any more is dropped."""
+class _Spelling:
+    """A stream on which nothing but lines and bars of progress can be shown, whatever is written to it, by whomever."""
 
     def __init__(self, stream):
         self.stream = stream
 
     def write(self, text):
+        moves = _MOVES.match(text).end()
+        self.stream.write(text[:moves] + shown_lines(text[moves:]))
+        return len(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+class _Unfailing(_Spelling):
+    """A stream for progress that never ends the work: what cannot be written any more is dropped."""
+
+    def write(self, text):
         try:
-            return self.stream.write(text)
+            return super().write(text)
         except OSError:
             _silence(self.stream)
             return len(text)
@@ -173,9 +203,6 @@ class _Unfailing:
             self.stream.flush()
         except OSError:
             _silence(self.stream)
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
 
 
 def _open_streams():
@@ -220,14 +247,15 @@ def _terminable():
 
 
 def _failed(error, code, arguments):
-    if arguments.debug:
-        traceback.print_exc()
     message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
     message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     obeyed = [path for path in (arguments.config, getattr(arguments, "resume", None)) if path and path not in message]
     if obeyed and code == 2:        # an option that nobody typed
         message += f" (options are taken from {' and '.join(obeyed)})"
-    sentence = f"error: {shown(' '.join(message.split()))}"
+    sentence = f"error: {one_line(message)}"
+    if arguments.debug:
+        spell(error)
+        traceback.print_exc()
     print(sentence, file=sys.stderr)
     _tell_torchrun(sentence)
     return code

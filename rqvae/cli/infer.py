@@ -31,7 +31,7 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
                            freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
                            shared_prefixes, summary)
 from ..report.words import sizes_in_words
-from .console import say
+from .console import say, say_lines
 from ..storage.sets import together
 from ..storage.words import counted
 from .infer_options import DEFAULT_OUTPUT
@@ -57,12 +57,13 @@ def work(job) -> int:
     if job.ids:
         judge(job, job.ids.codes, job.names or job.ids.item_ids)
         if job.comparison:
-            say("\n" + comparison_text(job.comparison, arguments.ids, arguments.against))
+            say_lines("\n" + comparison_text(job.comparison, arguments.ids, arguments.against))
         return 0
     if items is None:
         with together():
-            said = "" if distributed.rank() else write_model(job)
-        say(said)
+            said = [] if distributed.rank() else write_model(job)
+        for sentence in said:
+            say(sentence)
         return 0
     table = items.dataset.table
     if job.unfinished:
@@ -94,16 +95,16 @@ def work(job) -> int:
         show(job, codes, table)
     if resolution is not None and (len(resolution.moved) or arguments.unique):
         cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
-        say(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
+        say_lines(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
-        say(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
-    for sentence in filter(None, (model_written, written)):
+        say_lines(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
+    for sentence in filter(None, (*model_written, written)):
         say(sentence)
     return 0
 
 
-def write_model(job) -> str:
-    """The model as a folder and as a program, as far as they are asked for; says so."""
+def write_model(job) -> list:
+    """The model as a folder and as a program, as far as they are asked for; a sentence of each."""
     arguments, said = job.arguments, []
     if arguments.save_pretrained:
         job.model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)
@@ -112,7 +113,7 @@ def write_model(job) -> str:
         export_program(job.model, arguments.export)
         said.append(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model alone, nothing is "
                     "moved to make them unique")
-    return "\n".join(said)
+    return said
 
 
 def encoded(job) -> np.ndarray:
@@ -223,7 +224,7 @@ def beside_published(job, codes) -> str:
 def show(job, codes, table) -> None:
     """The IDs of a table's items in brief, as the model gives them."""
     statistics, groups = code_statistics(torch.from_numpy(codes), code_sizes(job.model)), feature_groups(table, codes)
-    say(summary(statistics, collision_report(codes, features_groups=groups)))
+    say_lines(summary(statistics, collision_report(codes, features_groups=groups)))
     if warn_of_foreign(job, codes, table):
         return
     if job.new and uses_its_codes(job):     # few items, or items alike, use few codes of a model that is sound
@@ -278,10 +279,11 @@ def judge(job, codes, names, resolution=None) -> None:
     about = f"{what}; {counted(codes.shape[1], 'level')} of {sizes_in_words(sizes)} codes, {job.title}"
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
-    say(f"Report on {about}\n\n{report_text(measures)}\n\n{prefix_table(codes)}")
+    say(f"Report on {about}")
+    say_lines(f"\n{report_text(measures)}\n\n{prefix_table(codes)}")
     fresh = freshness(job, codes if before is None else before, job.items and job.items.dataset.table)
     if fresh:
-        say("\n" + fresh)
+        say_lines("\n" + fresh)
     if job.arguments.report:
         table = job.items.dataset.table if job.items else None
         seen = plane(table, codes, names) if table is not None and table.shape[1] > 1 else None
@@ -293,4 +295,5 @@ def judge(job, codes, names, resolution=None) -> None:
                        **figures)
         else:
             write_picture(job.arguments.report, measures=measures, **figures)
-        say(f"\nwrote {job.arguments.report}")
+        say("")
+        say(f"wrote {job.arguments.report}")

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import math
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.model_folders import CONFIG_NAME, FOLDER_NAMES
 from ..storage.peers import UnknownPeer
+from ..storage.words import warn
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import as_published, pieces_of, require_columns, require_the_same
@@ -171,8 +171,8 @@ def prepare_unique(job) -> Job:
         job = job._replace(parent=manifest or len(published.codes))
         others = gone_on_from(arguments.append_to, manifest, [output.path for output in job.outputs]) if manifest else ()
         if others:
-            warnings.warn(f"{', '.join(others)} went on from {arguments.append_to} already; the new items get IDs that items there "
-                          f"may have: to have them all in one, append to {others[-1]}")
+            warn(f"{', '.join(others)} went on from {arguments.append_to} already; the new items get IDs that items there "
+                 f"may have: to have them all in one, append to {others[-1]}")
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
         job, method = job._replace(published=published, published_rows=rows), made_by
@@ -181,8 +181,8 @@ def prepare_unique(job) -> Job:
         problem = f"{count:,} items cannot all differ among {math.prod(sizes):,} possible IDs"
         if arguments.unique or arguments.append_to:
             raise ValueError(f"{problem}; use --unique suffix, or train with more codes or levels")
-        warnings.warn(f"{problem}, so each ID gets one more number, as by --unique suffix; train with more codes or "
-                      "levels, or leave them alike by --unique none")
+        warn(f"{problem}, so each ID gets one more number, as by --unique suffix; train with more codes or "
+             "levels, or leave them alike by --unique none")
         method = "suffix"
     check_levels(job.outputs, len(sizes) + (method == "suffix"))
     return job._replace(method=None if method == "none" else method)
@@ -210,8 +210,8 @@ def prepare_ids(job) -> Job:
         table = items.dataset.table
         table.check()
         if ids.item_ids is None and len(table) == len(ids.codes) and as_published(manifest, table, np.arange(len(table))) is False:
-            warnings.warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from; its "
-                          "rows are taken for the items of the file all the same")
+            warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from; its "
+                 "rows are taken for the items of the file all the same")
         ids = in_order_of(table, ids, arguments.ids)
     if arguments.against:
         job = job._replace(comparison=compare(arguments, ids, manifest))
@@ -242,7 +242,7 @@ def compare(arguments, ids, manifest) -> dict:
     before, now = ([piece[2] for piece in pieces_of(one)] for one in (verified_manifest(arguments.against), manifest))
     other = [one != two for one, two in zip(before, now) if form_of(one) == form_of(two)]     # else nobody can tell
     if ids.item_ids is None and old.item_ids is None and (len(now) < len(before) or any(other)):
-        warnings.warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
+        warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
                       "compared row by row, as if these were the same items")
     try:
         return compare_ids(ids, old)
@@ -283,11 +283,11 @@ def find_items(arguments, notes, device) -> tuple:
     if not blended:
         return items, recalled
     if items.interactions is None:
-        warnings.warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these items "
-                      "are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
+        warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these items "
+             "are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
     elif arguments.report is not None:
-        warnings.warn("the IDs are made with the interactions that the report looks at, and its figures flatter them; write the "
-                      "IDs, and judge them by --ids FILE --report --interactions HELD_OUT")
+        warn("the IDs are made with the interactions that the report looks at, and its figures flatter them; write the "
+             "IDs, and judge them by --ids FILE --report --interactions HELD_OUT")
     return items, recalled and arguments.interactions is None
 
 

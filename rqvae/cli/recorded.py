@@ -4,7 +4,6 @@ Shapes:  N items   M items published   m of them that are here   L levels
 """
 
 import os
-import warnings
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from ..items.checksums import FORMS, form_of
 from ..report.inputs import trained_and_held_out
 from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.item_ids import ids_checksum
+from ..storage.words import warn
 from .item_options import INTERACTIONS, OPTIONS
 
 FEW = 8                 # items, of which chance says nothing
@@ -153,8 +153,8 @@ def require_as_published(manifest, table, published_rows, where, kept, own) -> N
         raise ValueError(f"{table.source} does not hold the features of the items that it names: {found}; the item IDs are of "
                          "other rows, or the features of another encoder or scale; name those that belong together")
     if same is False or 10 * len(other) > len(rows):
-        warnings.warn(f"{table.source} does not hold, number for number, the features that the items in {where} were published "
-                      f"with: they were made again or have changed, or item IDs are mixed up; {found}")
+        warn(f"{table.source} does not hold, number for number, the features that the items in {where} were published "
+             f"with: they were made again or have changed, or item IDs are mixed up; {found}")
 
 
 def require_new(published, table, where, own) -> None:
@@ -180,8 +180,8 @@ def require_new(published, table, where, own) -> None:
     before, now = (np.bincount(part, minlength=len(kinds)) for part in (keys[:len(taken)], keys[len(taken):]))
     share = np.minimum(before, now).sum() / len(taken)
     if len(kinds) > FEW and share > 0.8:
-        warnings.warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same items "
-                      "under other item IDs, these are published twice")
+        warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same items "
+             "under other item IDs, these are published twice")
 
 
 def seen(job) -> dict:

@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +25,9 @@ from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
 from ..storage.files import check_writable, remove_stale_temporaries
 from ..storage.locks import locked
-from ..storage.words import counted, nearest_names
+from ..storage.words import counted, nearest_names, warn
 from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
-from .console import StopSignals, command, say
+from .console import StopSignals, command, say, say_lines
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
@@ -241,7 +240,7 @@ def find_run(path, folder):
         except (CheckpointError, FileNotFoundError) as error:
             if candidate is candidates[-1]:
                 raise
-            warnings.warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
+            warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
         else:
             if notes.get("preset", DEFAULTS["preset"]) not in PRESETS:
                 raise CheckpointError(f"{candidate}: its preset is {notes['preset']!r}, which is none of "
@@ -321,7 +320,7 @@ def train(job, stop):
                          progress=bars)
             if job.model.robust and not distributed.rank():
                 for sentence in unusual(job.model, table.rows, len(table)):
-                    warnings.warn(sentence)
+                    warn(sentence)
         else:               # neighbours are sought among items as the model sees them
             loaded = load_checkpoint(job.resume_from)
             job.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], job.resume_from)
@@ -354,7 +353,7 @@ def report(job, history) -> None:
     """What a person wants to know: how good the chosen checkpoint is, and what to run next."""
     best = job.checkpoint_dir / "best.ckpt"
     if job.kept:
-        say("\n" + name_codes(best, job.kept, job.items.dataset.table, job.device))
+        say_lines("\n" + name_codes(best, job.kept, job.items.dataset.table, job.device))
     model = RqVae.load_from_checkpoint(best)
     table = job.items.dataset.table
     loader = FeatureLoader(table, 1024)
@@ -369,10 +368,10 @@ def report(job, history) -> None:
     if model.parts:             # each with its share, whatever its units
         errors["relative_mse"] = errors["relative_mse_robust"]
     seconds = sum(row["seconds"] for row in history)
-    say(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s; over all items:" if history else
-        "\nThe starting point, with no epoch trained; over all items:")
-    say(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
-                errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))
+    say_lines(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s; over all items:" if history else
+              "\nThe starting point, with no epoch trained; over all items:")
+    say_lines(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
+                      errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))
     for name, error in by_part.items():
         say(f"error of {name}: {error:.3f}, over the items that have it")
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from ..collisions import collision_ranks, id_keys, run_starts
 from ..storage.files import write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, LINE_BREAKS, as_integers, check_lines
 from ..storage.sets import expect, together
+from ..storage.words import spelled, warn
 from . import FORMATS
 from .files import refuse_existing, write_index
 from .tokens import level_letters, level_offsets, to_tokens
@@ -49,6 +49,7 @@ class _Place(NamedTuple):
         return self.stem.with_name(self.stem.name + suffix)
 
 
+@spelled
 def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_ids=None,
                         names=None, candidates=None, overwrite=False) -> list[Path]:
     """Write semantic IDs in the form that another system reads.
@@ -87,7 +88,7 @@ def export_semantic_ids(codes, format, folder_or_path, *, num_embeddings, item_i
     plan = _plan(items, format, folder_or_path)
     refuse_existing([path for path, _ in plan], overwrite)
     for sentence in _caveats(items, format, plan[0][0]):
-        warnings.warn(sentence, stacklevel=2)
+        warn(sentence)
     with together():
         for path, write in reversed(plan):
             write_atomically(path, write, replace=overwrite)

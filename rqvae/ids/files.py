@@ -24,7 +24,7 @@ from ..storage.arrays import INTEGERS, read_npy
 from ..storage.files import remove_stale_temporaries, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
 from ..storage.sets import together
-from ..storage.words import brief, describe_content, nearest_names
+from ..storage.words import brief, describe_content, nearest_names, spelled
 from .lookup import SemanticIdIndex
 from .resolution import Resolution, resolve_collisions
 from .tables import read_table, write_table
@@ -47,6 +47,7 @@ class SemanticIds(NamedTuple):
     names: list[str] | None         # N, or None where the file has none
 
 
+@spelled
 def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence | None = None,
                       names: Sequence[str] | None = None, overwrite: bool = False) -> None:
     """Write semantic IDs in the form that the suffix of `path` names.
@@ -170,6 +171,7 @@ def _utf8(text):
     return text.encode("utf-8", "backslashreplace")
 
 
+@spelled
 def load_semantic_ids(path: str | os.PathLike) -> SemanticIds:
     """Read what `save_semantic_ids` wrote.
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..storage.files import write_atomically
 from ..storage.item_ids import as_integers, kind_of
 from ..storage.sets import unnamed
-from ..storage.words import brief
+from ..storage.words import brief, spelled
 
 MANIFEST = ".manifest"
 FORMAT = 1
@@ -77,6 +77,7 @@ def write_manifest(main, files, content) -> None:
     write_atomically(manifest_path(main), lambda file: file.write(text.encode()))
 
 
+@spelled
 def read_manifest(path):
     """The manifest of a file of IDs, or None where it has none.
 

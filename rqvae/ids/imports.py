@@ -17,7 +17,7 @@ from ..storage.item_ids import id_values, in_row_order
 from ..storage.packed import require_likely
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, read_torch_file
-from ..storage.words import describe_content
+from ..storage.words import describe_content, spelled
 from .files import SemanticIds, existing_file, load_semantic_ids, read_index, with_item_numbers
 from .tables import read_listed_table
 from .tokens import level_offsets, token_codes
@@ -35,6 +35,7 @@ _CATALOGUE = re.compile(r'\s*{\s*"[0-9]+(,[0-9]+)+"\s*:')
 _OPENONEREC = re.compile(r"<\|sid_begin\|>((?:<s_[a-z]_[0-9]+>)+)<\|sid_end\|>")
 
 
+@spelled
 def import_semantic_ids(path, format=None, *, num_embeddings=None) -> SemanticIds:
     """Read the semantic IDs that another system made.
 

@@ -6,7 +6,6 @@ Shapes:  N items   M items published before   L levels   K codes of a level
 from __future__ import annotations
 
 import contextlib
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from ..storage.files import remove_stale_temporaries
 from ..storage.sets import expect, together
 from ..storage.item_ids import (ITEM_NUMBERS, as_integers, check_lines, in_row_order, kind_of, like_row_numbers,
                                 of_one_kind, rows_by_text, written_alike)
+from ..storage.words import warn
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
@@ -214,7 +214,7 @@ def _check_shared(published, levels, path, known) -> None:
     sentence = f"{path} gives {one} and {other} one ID, and {int((sizes > 1).sum()) - 2:,} more items share theirs"
     if codes.shape[1] > levels:
         raise ValueError(f"{sentence}, though it has a suffix to tell them apart; it was edited or damaged: restore it")
-    warnings.warn(f"{sentence}; if it was not written by --unique none, it was edited or damaged. They stay as they are")
+    warn(f"{sentence}; if it was not written by --unique none, it was edited or damaged. They stay as they are")
 
 
 def published_method(published, num_embeddings, wanted, where) -> str:
@@ -277,7 +277,7 @@ def rows_in(published, where, item_ids) -> np.ndarray:
                     f"there {str(alike[written_alike(doubtful[0])])!r}: the same items would get a second ID")
         if 2 * len(doubtful) > len(new):
             raise ValueError(f"{sentence}; write them alike on both sides")
-        warnings.warn(f"{sentence}; if they are others, nothing is wrong")
+        warn(f"{sentence}; if they are others, nothing is wrong")
     return rows
 
 

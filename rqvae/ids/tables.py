@@ -8,13 +8,12 @@ Shapes:  N items   L levels
 import csv
 import io
 import re
-import warnings
 from array import array
 
 import numpy as np
 
 from ..codes import as_item_ids
-from ..storage.words import brief
+from ..storage.words import brief, warn
 
 _ROWS_AT_ONCE = 2 ** 14
 _FORMULA = re.compile(r"[=+@\t\r]|-(?![0-9]+$)")
@@ -24,8 +23,8 @@ def write_table(file, codes, item_ids, names) -> None:
     """A header, and a line for each item, into an open binary file."""
     formulas = [label for values in (item_ids, names) for label in values or () if _FORMULA.match(str(label))]
     if formulas:
-        warnings.warn(f"{len(formulas)} item IDs or names, such as {brief(formulas[0], 40)!r}, look like formulas to a spreadsheet, which "
-                      "may run them; open the file there as text, or choose .jsonl", stacklevel=2)
+        warn(f"{len(formulas)} item IDs or names, such as {brief(formulas[0], 40)!r}, look like formulas to a spreadsheet, which "
+             "may run them; open the file there as text, or choose .jsonl")
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
     lines = csv.writer(text, lineterminator="\n")
     labels = [range(len(codes)) if item_ids is None else item_ids, *([] if names is None else [names])]

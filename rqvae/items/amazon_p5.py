@@ -27,7 +27,7 @@ import torch
 
 from ..storage.item_ids import rows_by_text
 from ..storage.packed import require_likely
-from ..storage.words import describe_content
+from ..storage.words import describe_content, spelled, warn
 from . import DEFAULT_ENCODER
 from .batches import FeatureDataset, open_features
 from .texts import as_text, encode_texts_once
@@ -99,6 +99,7 @@ class P5AmazonItemDataset(FeatureDataset):
         self.texts = [items.texts[row] for row in rows]
 
 
+@spelled
 def load_items(root, split="beauty", text_style="plain") -> P5Items:
     """Every item of a split, in the order of their numbers, whether it has metadata or not.
 
@@ -117,17 +118,17 @@ def load_items(root, split="beauty", text_style="plain") -> P5Items:
     path = _locate(root, split, "meta.json.gz")
     metadata, lines, unreadable = _read_metadata(path, set(item_ids))
     if unreadable:
-        warnings.warn(f"{path}: {unreadable} of {lines} lines cannot be read and are skipped",
-                      stacklevel=2)
+        warn(f"{path}: {unreadable} of {lines} lines cannot be read and are skipped")
     missing = len(item_ids) - len(metadata)
     if missing:
-        warnings.warn(f"{path}: {missing} of {len(item_ids)} items have no metadata; they keep "
-                      "their row, with one text for all of them", stacklevel=2)
+        warn(f"{path}: {missing} of {len(item_ids)} items have no metadata; they keep "
+             "their row, with one text for all of them")
     fields = [metadata.get(item_id) or _described({}) for item_id in item_ids]
     texts = [_text(item) if text_style == "plain" else item["genrec"] for item in fields]
     return P5Items(item_ids, [item["title"] or item_id for item, item_id in zip(fields, item_ids)], texts)
 
 
+@spelled
 def load_sequences(root, split="beauty") -> Dict[str, List[int]]:
     """user -> the rows (item number - 1) of the items that the user took, in time order.
 

@@ -14,11 +14,12 @@ import contextlib
 import os
 import re
 import stat
-import warnings
 from functools import partial
 
 import numpy as np
 import torch
+
+from ..storage.words import warn
 
 _SLOW = 2**30                   # bytes of columns that are read out of their file again and again; fewer go into memory
 _NEAR = 2**14                   # bytes between two numbers of a column that are read along with them
@@ -253,8 +254,8 @@ def file_block(path, offset, shape, stored, *, fortran=False, bfloat16=False, se
         for first in range(0, shape[0], step):
             rows[first:first + step] = block.raw(slice(first, min(first + step, shape[0])))
         return ArrayBlock(rows, bfloat16=bfloat16)
-    warnings.warn(f"{path} is stored column by column (Fortran order), so each row is all over "
-                  "the file and slow to read; save np.ascontiguousarray(array)", stacklevel=2)
+    warn(f"{path} is stored column by column (Fortran order), so each row is all over "
+         "the file and slow to read; save np.ascontiguousarray(array)")
     return block
 
 
@@ -288,7 +289,7 @@ def table_shape(where, shape):
     if shape and shape[0] == 0:
         raise NoRows(f"{where} has shape {shape}, so it holds no features; expected at least one row and one column")
     if len(shape) == 3 and shape[1] == 1:
-        warnings.warn(f"{where} has shape {shape}; its axis of size 1 is dropped", stacklevel=2)
+        warn(f"{where} has shape {shape}; its axis of size 1 is dropped")
         shape = (shape[0], shape[2])
     if len(shape) != 2:
         way_out = "array.reshape(-1, width)" if len(shape) < 2 else "one vector for each item"

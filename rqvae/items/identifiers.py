@@ -17,12 +17,13 @@ from ..storage.arrays import IDS, Npz, read_npy
 from ..storage.item_ids import ITEM_NUMBERS, id_column, id_values, of_one_kind, read_item_numbers, rows_by_text
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
-from ..storage.words import describe_content
+from ..storage.words import describe_content, spelled
 from .readers import require_file, stored_array
 
 _KINDS = ".txt (one a line), .json, .npy, .item2id, .csv, .tsv, .parquet, .npz or .pt"
 
 
+@spelled
 def load_item_ids(source, count, column=None) -> list:
     """N item IDs in row order: all integers, or all text.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..storage.arrays import INTEGERS, read_npy
 from ..storage.item_ids import rows_by_text
-from ..storage.words import counted
+from ..storage.words import counted, spelled
 from .amazon_p5 import leave_one_out, load_sequences
 from .events import read_events
 from .readers import require_file
@@ -40,6 +40,7 @@ class Interactions(NamedTuple):
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
+@spelled
 def read_interactions(path, count, item_ids=None, *, user_column=None, item_column=None, time_column=None,
                       longest=LONGEST) -> Interactions:
     """What users did, from any file that says so.
@@ -89,6 +90,7 @@ def read_interactions(path, count, item_ids=None, *, user_column=None, item_colu
     return _tidied(rows, lengths, count, longest, f"in {path}, {named}{ordered}")
 
 
+@spelled
 def p5_interactions(root, split="beauty", count=None) -> Interactions:
     """The training part of a P5 split: all but the last two items of each user, which are for validation and test.
 

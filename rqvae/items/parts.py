@@ -9,12 +9,12 @@ Shapes:  N items   D width of all parts together   P parts
 from __future__ import annotations
 
 import copy
-import warnings
 
 import numpy as np
 import torch
 
 from ..storage.item_ids import of_one_kind
+from ..storage.words import warn
 from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
 
 
@@ -89,8 +89,8 @@ class PartsTable:
                              "none of the parts; remove them, or give them one")
         for name, count in zip(self.names, lacking):
             if count:
-                warnings.warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
-                              "there is", stacklevel=2)
+                warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
+                     "there is")
 
     def checksum(self, rows=None, *, form=FORMS[0]) -> str:
         """As `FeatureTable.checksum`; what is missing counts as missing."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..storage.arrays import IDS, NPY, NUMBERS, ZIP, Npz, cut_off, npy_header, n
 from ..storage.item_ids import id_column as column_of_ids, id_values
 from ..storage.parquet import ParquetTable
 from ..storage.torch_files import CheckpointError, StoredTensor, find_torch_tensors
-from ..storage.words import describe_content, nearest_names
+from ..storage.words import describe_content, nearest_names, warn
 from .blocks import ArrayBlock, FileBlock, array_block, file_block, require_numbers, table_shape
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".parquet")
@@ -274,8 +273,8 @@ def _parquet_columns(path, file, key, id_column):
     others = [field.name for field in file.schema if types.is_integer(field.type) or types.is_string(field.type)
               or types.is_large_string(field.type) or types.is_binary(field.type)]
     if id_column is None and others:
-        warnings.warn(f"{path} has the columns {', '.join(others[:8])}, none of which is taken for the item IDs, so items "
-                      "are known by row number; name one by id_column (--id-column)", stacklevel=2)
+        warn(f"{path} has the columns {', '.join(others[:8])}, none of which is taken for the item IDs, so items "
+             "are known by row number; name one by id_column (--id-column)")
     return column, id_column
 
 

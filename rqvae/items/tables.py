@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..storage.words import counted
+from ..storage.words import counted, spelled, warn
 from .blending import BlendedTable
 from .blocks import NoRows, array_block, tensor_block
 from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
@@ -34,6 +34,7 @@ _LISTED = 8                 # row numbers in a message
 _SCALE = "scale the features first, to rows of length 1 for example"
 
 
+@spelled
 def open_features(source: Any, *, key: str | None = None, item_ids: Any = None,
                   id_column: str | None = None) -> FeatureTable:
     """The (N, D) table that `source` holds, left where it is: only headers are read now.
@@ -143,6 +144,7 @@ class FeatureTable:
         self._require_numbers(out, index)
         return torch.from_numpy(out)
 
+    @spelled
     def check(self, chunk_rows=None, rows=None) -> None:
         """Look at every number, in one pass and in bounded memory.
 
@@ -344,7 +346,7 @@ def _listed(numbers, count):
 
 
 def _warn(sentence):
-    warnings.warn(sentence, stacklevel=4)           # points at who called check
+    warn(sentence)
 
 
 def _row_numbers(index, total):

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import sys
-import warnings
 from array import array
 from pathlib import Path
 from typing import List, NamedTuple, Optional
@@ -21,7 +20,7 @@ import torch
 from ..progress import in_notebook
 from ..storage.files import write_atomically
 from ..storage.item_ids import of_one_kind
-from ..storage.words import brief, counted, describe_content, nearest_names, shown
+from ..storage.words import brief, counted, describe_content, nearest_names, shown, spelled, warn
 from . import DEFAULT_ENCODER, SMALL_ENCODER
 from .tables import open_features
 
@@ -35,6 +34,7 @@ class ItemTexts(NamedTuple):
     item_ids: Optional[list]        # text, or integers where all are; None where no column holds them
 
 
+@spelled
 def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
     """Read the texts of items, one item a record.
 
@@ -69,8 +69,8 @@ def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
     _require_columns(path, list(columns), [*text_columns, *([] if id_column is None else [id_column])])
     silent = [row for row, text in enumerate(texts) if not text]
     if silent:
-        warnings.warn(f"{path}: no text in {len(silent):,} of {counted(len(texts), 'item')}, the first in row {silent[0]}; their "
-                      "features say nothing of them: give them a text, or leave them out", stacklevel=2)
+        warn(f"{path}: no text in {len(silent):,} of {counted(len(texts), 'item')}, the first in row {silent[0]}; their "
+             "features say nothing of them: give them a text, or leave them out")
     item_ids = None if id_column is None else _item_ids(path, ids, numbers, id_column)
     return ItemTexts(texts, names, item_ids)
 
@@ -133,15 +133,14 @@ def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch
                 raise ValueError(f"it has {len(kept)} rows, expected {len(texts)}")
             return kept
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}); the texts are encoded again", stacklevel=2)
+            warn(f"{path} is damaged ({error}); the texts are encoded again")
     if not may_load:
         raise ValueError(refusal)
     features = encode_texts(texts, model_name, batch_size=batch_size, device=device)
     try:
         write_atomically(path, lambda file: np.save(file, features.numpy()))
     except OSError as error:
-        warnings.warn(f"the encoded features cannot be kept ({error}); they will be encoded again next time",
-                      stacklevel=2)
+        warn(f"the encoded features cannot be kept ({error}); they will be encoded again next time")
     return features
 
 
@@ -336,4 +335,7 @@ def _item_ids(path, values, numbers, column):
         if seen.setdefault(item_id, number) != number:
             raise ValueError(f"{_place(path, number)} repeats the item ID {item_id!r} of {_place(path, seen[item_id])}; "
                              "item IDs must be unique")
-    return of_one_kind(values)
+    try:
+        return of_one_kind(values)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None

@@ -6,7 +6,6 @@ Shapes:  N rows   D feature width   E latent width   K codes
 """
 
 import math
-import warnings
 
 import torch
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from ..functional import kmeans
 from ..inference import evaluating
 from .scaling import attainable_error, parts_scaling, plain_scaling, robust_scaling
+from ..storage.words import warn
 
 EXACT_WIDTH = 1024      # up to here the covariance matrix is diagonalised, above it is sketched
 ROWS_PER_CODE = 20      # k-means on more rows costs more and finds the same (4 % of inertia at 100 a code)
@@ -140,5 +140,5 @@ def _warn_about_few(features, num_codes):
         which = f"{len(features)} rows to train on" if distinct == len(features) else \
             f"the {distinct} distinct ones of {len(features)} rows to train on"
         fewer = f", or lower num_embeddings, for example to {distinct // 8}" if distinct >= LEAST_SHARED else ""
-        warnings.warn(f"{which} are fewer than the {num_codes} codes of a level: nearly every item has a first code to itself; "
-                      f"for prefixes that items share give more items{fewer}")
+        warn(f"{which} are fewer than the {num_codes} codes of a level: nearly every item has a first code to itself; "
+             f"for prefixes that items share give more items{fewer}")

@@ -100,7 +100,7 @@ def holding_text(kept, chosen, held_error, free_error) -> str:
 def comparison_text(found, new, old) -> str:
     """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
     header = ["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"]
-    return (f"{new} against {old}: {counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
+    return (f"{shown(new)} against {shown(old)}: {counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
             + table(header, _what_is_left(found))
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
 

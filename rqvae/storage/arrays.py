@@ -10,7 +10,6 @@ import io
 import math
 import os
 import re
-import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .packed import decoding, require_likely
-from .words import describe_content
+from .words import describe_content, warn
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"          # what such files begin with
 _HEADER, _BEGINNING = 2**16, 2**12              # bytes, at most and of one that is only looked at; numpy writes 128
@@ -175,8 +174,8 @@ def require_size(where, size, promised):
     if size < promised:
         raise ValueError(cut_off(where, size, promised))
     if size > promised:
-        warnings.warn(f"{where} has {size} bytes, its header promises {promised}; "
-                      "what follows the first array is not used", stacklevel=2)
+        warn(f"{where} has {size} bytes, its header promises {promised}; "
+             "what follows the first array is not used")
 
 
 def require_start(path, start, kind, way_out=_AGAIN):

@@ -18,6 +18,7 @@ import torch
 from .files import write_atomically
 from .words import brief
 from .torch_files import STORAGES, CheckpointError, read_torch_file, some
+from .words import spelled
 
 LIGHTNING_VERSION = "2.6.6"     # pytorch-lightning that the layout was read from and tried with
 # The kinds of what a run of ours records under "rqvae", and in its notes, where it does; the rest is its own affair.
@@ -112,6 +113,7 @@ def serialised(checkpoint):
     return buffer.getbuffer()
 
 
+@spelled
 def load_checkpoint(path, map_location="cpu") -> dict:
     """Read a `.ckpt` of ours or of Lightning: checksums first, then tensors and plain values only.
 

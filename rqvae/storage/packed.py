@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 
 SMALL, MOST_TIMES = 2**26, 32       # bytes that any file may hold; times its length that a packed one may
 
@@ -32,7 +33,7 @@ def decoding(path):
     except MemoryError as error:
         raise MemoryError(f"{path} does not fit into the memory that is free") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # that one: a place before the file
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or save it again") from error

@@ -77,11 +77,15 @@ class ParquetTable:
             self._file.close()
             self._file = parquet.ParquetFile(self.path, metadata=self._metadata, read_dictionary=texts)
             batches = self._file.iter_batches(_ROWS, columns=columns)
+        read = 0
         while True:
             with decoding(self.path):
                 batch = next(batches, None)
                 if batch is None:
+                    if read != self.num_rows:
+                        raise ValueError(f"{read:,} of the {self.num_rows:,} rows that it promises are there")
                     return
+                read += len(batch)
                 arrays = [batch.column(name) for name in columns]
                 taken += sum(map(_text_bytes, arrays))
             self._require(columns, taken)

@@ -19,6 +19,7 @@ import torch
 from .words import describe_content, nearest_names
 from .torch_index import (INDEX_LIMIT, STORAGES, WAY_OUT, CheckpointError, StoredTensor, built, foreign, foreign_names, globals_named_in,
                           plain_value, short, some)
+from .words import spelled
 
 __all__ = ["STORAGES", "CheckpointError", "StoredTensor", "find_torch_tensors", "read_torch_file", "some"]
 
@@ -29,6 +30,7 @@ _DEEPEST = 100
 _LEGACY_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."      # a magic number, before torch 1.6
 
 
+@spelled
 def read_torch_file(path, map_location=None):
     """What torch.save wrote to `path`, or one CheckpointError for everything that can be wrong.
 
@@ -44,6 +46,7 @@ def read_torch_file(path, map_location=None):
     return content[0]
 
 
+@spelled
 def find_torch_tensors(path):
     """The same with a `StoredTensor` in the place of each tensor: checksums are verified, nothing is kept."""
     content, _ = _read(path, in_memory=False)

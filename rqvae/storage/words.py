@@ -1,14 +1,22 @@
 """Words for what a file holds, safe to show, and for counts. Knows no format of ours.
 
-Whatever a file or a user says passes through `shown` before it stands in a message or a table.
+Whatever a file or a user says passes through `shown` before anybody sees it: what the commands print by their streams
+(cli/console.py), what a function of ours raises by `spelled`, what it warns of by `warn`.
 """
 
 import difflib
+import functools
 import os
 import re
 import reprlib
+import shlex
+import sys
+import warnings
 from pathlib import Path
+from typing import Any, Callable, TypeVar, cast
 
+Function = TypeVar("Function", bound=Callable)
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _LFS = b"version https://git-lfs"
 # What moves the cursor, hides, reorders or forges lines: control characters, marks of direction, separators of lines,
 # invisible marks and tags, and halves of surrogate pairs, which no stream can spell.
@@ -23,7 +31,7 @@ def shown(words, longest=None) -> str:
     Args:
         longest: characters of it to keep; all unless said.
     """
-    return _UNSHOWN.sub(_spelled, str(words)[:longest])
+    return _UNSHOWN.sub(_escaped, str(words)[:longest])
 
 
 def shown_lines(words) -> str:
@@ -48,8 +56,50 @@ class _Brief(reprlib.Repr):
 _BRIEF = _Brief()
 
 
-def _spelled(match):
+def _escaped(match):
     return ascii(match[0])[1:-1]
+
+
+def one_line(words) -> str:
+    """`shown`, with a space for each line break: of what libraries say in several lines."""
+    return shown(re.sub(r"\s*[\r\n]+\s*", " ", str(words).strip()))
+
+
+def spell(error) -> None:
+    """Put `shown` words in the place of an exception's, and in what it came of: a traceback shows them all."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error.args = tuple(shown(word) if isinstance(word, str) else word for word in error.args)
+        error = error.__cause__ or error.__context__
+
+
+def spelled(function: Function) -> Function:
+    """The function, with `shown` words in whatever it raises."""
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            spell(error)
+            raise
+    return cast(Function, called)
+
+
+def warn(sentence) -> None:
+    """`warnings.warn` of `shown` words, at the line outside this package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(shown(sentence), stacklevel=level)
+
+
+def pasted(word) -> str:
+    """A word as a shell takes it, in one line that a terminal shows as it stands."""
+    if not _UNSHOWN.search(word):
+        return shlex.quote(word)
+    plain = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + _UNSHOWN.sub(lambda match: "".join(f"\\x{byte:02x}" for byte in os.fsencode(match[0])), plain) + "'"
 
 
 def counted(number, noun) -> str:

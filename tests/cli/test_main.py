@@ -1,5 +1,6 @@
 """The installed command: which one it is, what it says of itself, and that it needs no torch for that."""
 
+import io
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from rqvae import __version__
 from rqvae.cli import main as commands
 from rqvae.cli import console
-from rqvae.cli.console import command
+from rqvae.cli.console import _Spelling, command
 from rqvae.cli.main import main
 from samples import ROOT, TINY, clustered
 
@@ -72,6 +73,15 @@ def test_the_module_trains_and_encodes_in_an_empty_folder(tmp_path):
 def in_a_shell(line, folder, **environment):
     return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, timeout=120, env={
         **os.environ, "PYTHONPATH": str(ROOT), "PY": sys.executable, "ROOT": str(ROOT), "OMP_NUM_THREADS": "1", **environment})
+
+
+def test_nothing_but_lines_and_bars_is_shown_on_our_streams():
+    """Whoever writes there, a library or a print that forgot to."""
+    written = io.StringIO()
+    stream = _Spelling(written)
+    for text in ("\r 50 %|##", "\r", "\x1b[A\x1b[A", "\n\n", "a\x1b[2J\u202eb\rc\n"):
+        print(text, end="", file=stream)
+    assert written.getvalue() == "\r 50 %|##\r\x1b[A\x1b[A\n\na\\x1b[2J\\u202eb\\rc\n"
 
 
 def test_an_output_that_cannot_spell_gets_what_it_can_and_files_get_all(tmp_path):

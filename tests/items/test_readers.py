@@ -559,3 +559,33 @@ def test_what_is_packed_too_small_is_refused(tmp_path):
     assert (tmp_path / "a.parquet").stat().st_size < 2**18
     with pytest.raises(ValueError, match="would be 122,880,000 bytes, from a file of .*: more than 32 times as much is"):
         open_features(tmp_path / "a.parquet")
+
+
+def test_a_parquet_file_without_all_the_rows_that_it_promises_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    path = tmp_path / "x.parquet"
+    write_parquet(path, embedding=ROWS[:5].tolist())
+    whole, found = path.read_bytes(), 0
+    for place in [place for place in range(len(whole)) if whole[place] == 10]:      # 5, as the index has it
+        path.write_bytes(whole[:place] + b"\0" + whole[place + 1:])
+        try:
+            metadata = parquet.read_metadata(path)
+            odd = metadata.num_rows == 5 and metadata.row_group(0).num_rows == 0
+        except Exception:
+            continue
+        if odd:
+            found += 1
+            with pytest.raises(ValueError, match=re.escape(str(path))):
+                open_features(path)
+    assert found
+
+
+def test_an_npz_whose_index_lies_before_the_file_is_refused_in_its_name(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, ROWS)
+    content = bytearray(path.read_bytes())
+    content[-6:-2] = struct.pack("<I", struct.unpack("<I", content[-6:-2])[0] + 10)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        open_features(path)

@@ -106,6 +106,7 @@ def test_what_cannot_be_read_is_refused_with_the_place(tmp_path, name, content, 
     ('{"id": true, "title": "y"}', "line 2 has 'True' as its 'id'"),
     ('{"id": 1.5, "title": "y"}', "line 2 has '1.5' as its 'id'"),
     ('{"id": "b\\nc", "title": "y"}', "line 2 has 'b\\nc' as its 'id'"),
+    ('{"id": 18446744073709551616, "title": "y"}', "items.jsonl has 18446744073709551616 as the ID of row 1"),
 ])
 def test_an_item_id_that_is_none_names_its_line(tmp_path, second, words):
     path = save(tmp_path, "items.jsonl", '{"id": "a", "title": "x"}\n' + second)

@@ -1,8 +1,18 @@
 """Words of files and users are shown as they stand, and nothing in them is obeyed."""
 
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from rqvae.storage.words import counted, describe_content, nearest_names, shown, shown_lines
+import rqvae
+from rqvae import open_features
+from rqvae.storage.words import counted, describe_content, nearest_names, one_line, pasted, shown, shown_lines, spelled, warn
 
 
 @pytest.mark.parametrize("words, expected", [
@@ -21,6 +31,47 @@ def test_what_a_terminal_would_obey_is_spelled(words, expected):
 def test_lines_of_ours_stay_lines():
     assert shown_lines("one\ntwo\x1b") == "one\ntwo\\x1b"
     assert shown("abcdef", 3) == "abc"
+
+
+@pytest.mark.parametrize("word", ["a b", "it's", "a\nb", "\x1b[2Jx", "\u202ea'\\b$(x)`y`", "\udcff\udcfe1.npy", "-x", "\ta", "\x011"])
+def test_what_is_pasted_is_the_word_itself_for_a_shell(word):
+    if not shutil.which("bash"):
+        pytest.skip("needs bash")
+    done = subprocess.run(["bash", "-c", f"printf %s {pasted(word)}"], capture_output=True)
+    assert done.stdout == os.fsencode(word) and pasted(word).isprintable()
+
+
+def test_lines_of_a_library_become_one():
+    assert one_line("torch says\n   more \r\nand a  name\x1b") == "torch says more and a  name\\x1b"
+
+
+def test_what_a_function_raises_and_what_that_came_of_is_spelled():
+    @spelled
+    def read(word):
+        try:
+            raise KeyError(word)
+        except KeyError as error:
+            raise ValueError(f"{word} is odd", 3) from error
+
+    with pytest.raises(ValueError) as caught:
+        read("\x1b[2J\n")
+    assert caught.value.args == ("\\x1b[2J\\n is odd", 3) and caught.value.__cause__.args == ("\\x1b[2J\\n",)
+
+
+def test_warnings_are_spelled_and_point_at_who_called_the_package(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((3, 1, 2), "f4"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn("a\x1b")
+        open_features(tmp_path / "x.npy")
+    assert str(caught[0].message) == "a\\x1b" and "axis of size 1" in str(caught[1].message)
+    assert [warning.filename for warning in caught] == [__file__, __file__]
+
+
+def test_nobody_warns_by_another_way():
+    folder = Path(rqvae.__file__).parent
+    found = [str(path) for path in folder.rglob("*.py") if re.search(r"warnings\.warn\(|logging\.", path.read_text("utf-8"))]
+    assert found == [str(folder / "storage" / "words.py")]
 
 
 def test_one_is_one_and_none_are_several():
