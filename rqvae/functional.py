@@ -14,11 +14,12 @@ MANY_CODES = 1024           # with more, chunks are smaller, and k-means draws m
 BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
+_TINY = 1e-9                        # numbers whose squares come near the smallest that float32 has
 _CANDIDATES = 8                     # codes that are looked at again, where no more are as near
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
 
-def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
     """Index of the codebook vector nearest to each row, ties to the lowest index.
 
     Distances are `torch.cdist`, taken in chunks of rows: memory stays bounded whatever B is. For more
@@ -28,33 +29,44 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     Args:
         x: (B, E) floating point.
         codebook: (K, E), same device. What is narrower than float32 is widened to it.
+        exact: never expand the square, which takes ten times as long; for codes that are `crowded`, where no row is looked
+            at again: that is done on the CPU alone, and in no program that is exported.
 
     Returns:
         (B,) int64, without gradient.
     """
     with torch.no_grad():
         x, codebook = _precise(x, codebook)
-        offset = harmful_offset(codebook)
-        if offset is not None:
-            codebook = codebook - offset
+        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and codebook.abs().max() < _TINY:
+            x, codebook = _enlarged(x, codebook)
+        offset = None if exact else harmful_offset(codebook)
+        moved = codebook if offset is None else codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
         size = max(64, size * MANY_CODES // max(len(codebook), MANY_CODES))
-        if torch.compiler.is_compiling() or x.device.type != "cpu":
-            unsure = None
-        else:       # distances below it, one for each code, and the largest of them
-            unsure = (codebook.square().sum(dim=1) * _CANCELLED).sqrt()
+        unsure = None
+        if on_cpu and not exact:        # distances below it, one for each code, and the largest of them
+            unsure = (moved.square().sum(dim=1) * _CANCELLED).sqrt()
             unsure = unsure, unsure.max()
         if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
-            return _nearest(x, codebook, offset, unsure)
+            return _nearest(x, codebook, moved, offset, unsure, exact)
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for rows, part in zip(x.split(size), codes.split(size)):
-            part.copy_(_nearest(rows, codebook, offset, unsure))
+            part.copy_(_nearest(rows, codebook, moved, offset, unsure, exact))
         return codes
 
 
-def _nearest(rows, codebook, offset, unsure):
-    rows = rows if offset is None else rows - offset
-    every = distances(rows, codebook)                   # (rows, K)
+def _enlarged(x, codebook):
+    """Both by the same power of 2, to the bit but where it counts: squares of numbers as small would be 0."""
+    largest = max(vectors.abs().max().item() for vectors in (x, codebook) if len(vectors))
+    factor = 2.0 ** min(-math.frexp(largest)[1], 126) if 0 < largest < _TINY else 1.0
+    return x * factor, codebook * factor
+
+
+def _nearest(rows, codebook, moved, offset, unsure, exact):
+    if exact:
+        return torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    every = distances(rows if offset is None else rows - offset, moved)                 # (rows, K)
     nearest = every.min(dim=1)                          # of equals the first, as argmin, and faster
     # Codes may lie in groups far apart: then the expanded square has cancelled whatever the mean of them all is.
     if unsure is None or not len(rows) or not nearest.values.min() < unsure[1]:
@@ -110,6 +122,19 @@ def harmful_offset(codebook):
     if codebook.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(harmful, mean, 0.0)      # to ask would wait for the device, and stops torch.export
     return mean if harmful else None
+
+
+def crowded(codebook: torch.Tensor) -> bool:
+    """Whether some codes (K, E) lie so near each other, for how far from the middle, that the expanded square cannot tell
+    which of them is nearest: in groups far apart, or as copies of few rows."""
+    codebook = codebook.detach()
+    codebook = _enlarged(*_precise(codebook, codebook))[0]
+    offset = harmful_offset(codebook)
+    codebook = codebook if offset is None else codebook - offset
+    limits = codebook.square().sum(dim=1) * _CANCELLED
+    numbers = torch.arange(len(codebook), device=codebook.device)
+    return any(bool((squared_distances(part, codebook).masked_fill_(own[:, None] == numbers, math.inf).amin(dim=1) < limit).any())
+               for part, own, limit in zip(*(values.split(ROWS_PER_CHUNK) for values in (codebook, numbers, limits))))
 
 
 def _precise(x, codebook):

@@ -186,9 +186,7 @@ class RqVae(nn.Module):
 
     def _latents(self, inputs):
         """(B, D) of `standardized` -> (B, E)."""
-        return self._normalized(self.encoder(inputs))
-
-    def _normalized(self, latents):
+        latents = self.encoder(inputs)
         if not self.latent_norm:
             return latents
         if not self.robust:
@@ -240,11 +238,26 @@ class RqVae(nn.Module):
         Raises:
             ValueError: a row has no latents that are numbers, and so no code is nearest.
         """
-        raw = self.encoder(self.standardized(features))
-        latents = self._normalized(raw)
+        latents = self.encode(features)
         if not torch.compiler.is_compiling():
-            _require_numbers(raw, latents)          # normalization makes zeros of what overflows in it
+            self._require_numbers(features, latents)
         return self.quantizer.encode(latents)
+
+    def _require_numbers(self, features, latents):
+        """Refuse rows whose distances to codes would be no numbers; (B, D) and their latents (B, E)."""
+        if not len(latents):
+            return
+        largest = latents.abs().amax(dim=1)             # (B,)
+        if largest.max() < LARGEST and (not self.latent_norm or largest.min() > 0):
+            return
+        lost = ~(largest < LARGEST)
+        if self.latent_norm and not lost.any():         # which makes zeros of what overflows in it
+            lost = ~(self.encoder(self.standardized(features)).abs().amax(dim=1) < LARGEST)
+        if lost.any():
+            raise ValueError(
+                f"row {lost.int().argmax()} of a batch of features has latents that are no numbers, or beyond {LARGEST:g}, so no "
+                "code is nearest: the features hold NaN or lie far beyond what the model was trained on, or its weights are "
+                "damaged; check the features, and use another copy of the model")
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
@@ -438,16 +451,6 @@ def _usable(name, values):
     if name.endswith("embeddings.weight"):
         return bool((values.abs() < LARGEST).all())
     return bool(torch.isfinite(values).all() and (name not in SCALES or (values > 0).all()))
-
-
-def _require_numbers(*latents):
-    """Refuse rows of (B, E) whose distances to codes would be no numbers."""
-    for vectors in latents:
-        if len(vectors) and not vectors.abs().max() < LARGEST:
-            row = (~(vectors.abs() < LARGEST)).any(dim=1).int().argmax()
-            raise ValueError(f"row {row} of a batch of features has latents that are no numbers, or beyond {LARGEST:g}, so no code is "
-                             "nearest: the features hold NaN or lie far beyond what the model was trained on, or its weights are "
-                             "damaged; check the features, and use another copy of the model")
 
 
 def _check_depth(found, num_weights, path):

@@ -55,6 +55,7 @@ class VectorQuantizer(nn.Module):
         self.commitment_cost = commitment_cost
         self.rotation_trick, self.ema_decay, self.restart_below = rotation_trick, ema_decay, restart_below
         self.embeddings = nn.Embedding(num_embeddings, embedding_dim)
+        self._crowded = None, False         # what of the weights was looked at, and what was found
         if ema_decay is not None:
             self.embeddings.weight.requires_grad_(False)
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
@@ -75,7 +76,17 @@ class VectorQuantizer(nn.Module):
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
         """Nearest codes: (B, E) -> (B,) int64."""
         _check_width(inputs, self.embedding_dim)
-        return functional.nearest_codes(inputs, self.embeddings.weight)
+        return functional.nearest_codes(inputs, self.embeddings.weight, exact=self._exactly(inputs))
+
+    def _exactly(self, inputs):
+        """Whether codes are so `crowded` that a GPU would mistake them; asked once for a codebook, and not in training."""
+        if self.training or inputs.device.type == "cpu" or torch.compiler.is_compiling():
+            return False
+        weight = self.embeddings.weight
+        seen = weight.data_ptr(), weight._version
+        if self._crowded[0] != seen:
+            self._crowded = seen, functional.crowded(weight)
+        return self._crowded[1]
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Vectors of codes: (B,) int64 -> (B, E)."""

@@ -496,3 +496,31 @@ def test_one_or_two_rows_are_trained_on(place, rows, preset):
     assert infer.main(["--ckpt", "few/best.ckpt", "--output", "few.npz.npy"]) == 0
     assert load_semantic_ids("few.npz.npy").codes.shape[0] == rows
     assert train.main(["--data", "few.npy", "--epochs", "1", "--preset", preset, "--checkpoint-dir", "wide"]) == 0   # as large as by default
+
+
+@pytest.mark.parametrize("rows", [np.ones((1, 12)), np.full((3, 12), 2.5), np.arange(8.0).reshape(2, 4)], ids=["one", "equal", "two"])
+def test_few_items_or_equal_ones_go_through_every_command(place, capsys, rows):
+    """Of one item there was no page, of equal ones no training on several embeddings and no program."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("matplotlib")
+    np.save("few.npy", rows.astype(np.float32))
+    np.save("grown.npy", np.concatenate([rows, rows[:1] + 1]).astype(np.float32))
+    np.save("new.npy", rows[:1].astype(np.float32) + 1)
+    for name, ids in (("few", range(len(rows))), ("grown", [*range(len(rows)), "new"]), ("new", ["new"])):
+        Path(f"{name}.json").write_text(json.dumps([f"item{number}" for number in ids]))
+    few = ["--data", "few.npy", "--item-ids", "few.json"]
+    grown = ["--data", "grown.npy", "--item-ids", "grown.json"]
+    for script, argv in (
+            (train, [*few, "--epochs", "1", "--checkpoint-dir", "few"]),
+            (train, ["--data", "few.npy", "few.npy", "--epochs", "1", "--checkpoint-dir", "twice"]),
+            (infer, ["--ckpt", "few/best.ckpt", "--output", "few.ids.json"]),
+            (infer, ["--ckpt", "few/best.ckpt", "--report", "few.html"]), (infer, ["--ckpt", "few/best.ckpt", "--report", "few.png"]),
+            (infer, ["--ids", "few.ids.json", "--report", *few]), (infer, ["--ckpt", "few/best.ckpt", "--verify", "few.ids.json"]),
+            (infer, ["--ckpt", "few/best.ckpt", "--export", "few.onnx"]),
+            (infer, ["--ckpt", "few/best.ckpt", "--data", "new.npy", "--item-ids", "new.json", "--append-to", "few.ids.json",
+                     "--output", "more.json"]),
+            (train, [*grown, "--from", "few/best.ckpt", "--keep", "few.ids.json", "--epochs", "1", "--checkpoint-dir", "kept"]),
+            (infer, [*grown, "--ckpt", "kept/best.ckpt", "--append-to", "few.ids.json", "--output", "kept.json"])):
+        code = script.main(argv)
+        said = capsys.readouterr()
+        assert code == 0 and not re.search(r"\bnan\b", said.out + said.err), (argv, said)

@@ -37,6 +37,28 @@ def test_nearest_codes_are_right_in_groups_far_apart(far, groups):
     assert torch.equal(functional.nearest_codes(x, codebook)[clear], table.argmin(dim=1)[clear])
 
 
+KINDS = {
+    "plain": lambda c: c, "half far": lambda c: c.index_add(0, torch.arange(0, len(c), 2), c.new_full((len(c) + 1 >> 1, c.shape[1]), 1e5)),
+    "one far": lambda c: torch.cat([c[:1] * 1e6, c[1:]]), "lengths": lambda c: c * torch.logspace(-6, 6, len(c))[:, None],
+    "copies": lambda c: c[:3][torch.arange(len(c)) % min(3, len(c))], "zeros": lambda c: c * 0,
+    "opposite": lambda c: (c + 1e4) * (1 - 2 * (torch.arange(len(c)) % 2))[:, None]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-8, 1.0, 1e8])
+def test_the_code_is_as_near_as_the_nearest_wherever_codes_lie_and_however_large_they_are(kind, scale):
+    """Squares of small numbers vanish, those of groups far apart cancel; nearer than a ten thousandth nobody asks."""
+    generator = torch.Generator().manual_seed(0)
+    for codes, width, rows in ((2, 1, 3), (8, 1, 300), (300, 3, 300), (64, 16, 26)):
+        codebook = KINDS[kind](torch.randn(codes, width, generator=generator)) * scale
+        x = codebook[torch.randint(codes, (rows,), generator=generator)] + 0.3 * scale * torch.randn(rows, width, generator=generator)
+        table = (x.double()[:, None] - codebook.double()).norm(dim=2)
+        for exact in (False, True):
+            found = table.gather(1, functional.nearest_codes(x, codebook, exact=exact)[:, None])[:, 0]
+            assert (found <= table.amin(dim=1) * (1 + 1e-4) + 1e-45).all(), (codes, exact)
+    assert functional.crowded(codebook) == (kind in ("half far", "copies", "opposite")) or kind in ("lengths", "zeros")
+
+
 def test_rows_that_are_codes_find_themselves_without_a_second_look_at_all_codes(monkeypatch):
     """As in k-means with thousands of clusters, where every other row may be one: the first of equal codes, too."""
     generator = torch.Generator().manual_seed(0)

@@ -109,6 +109,29 @@ def test_codes_in_a_process_without_us_are_the_model_s(tmp_path, options, kind):
     assert np.array_equal(found, wanted) and np.array_equal(single, wanted[:20])
 
 
+@pytest.mark.parametrize("kind", RUN)
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_program_tells_codes_in_groups_far_apart_from_each_other(tmp_path, kind, levels):
+    """Nine of ten codes of such a program were wrong."""
+    pytest.importorskip("onnxruntime" if kind == "onnx" else "torch")
+    pytest.importorskip("onnx" if kind == "onnx" else "torch")
+    torch.manual_seed(0)
+    model = RqVae(8, [4], 8, 64, num_quantizers=levels, linear_path=True).eval()
+    centres = 1e4 * torch.randn(8, 8)
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.zero_()
+        model.encoder.linear.weight.copy_(torch.eye(8))
+        model.quantizer.levels[0].embeddings.weight.copy_(centres.repeat(8, 1) + torch.randn(64, 8))
+    rows = (model.quantizer.codebooks[0].detach().repeat(40, 1) + 0.2 * torch.randn(2560, 8))
+    export_program(model, tmp_path / f"tokenizer.{kind}")
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    done = subprocess.run([sys.executable, "-c", RUN[kind] + CODES], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    nearest = torch.cdist(rows.double(), model.quantizer.codebooks[0].detach().double()).argmin(dim=1).numpy()
+    assert np.array_equal(np.load(tmp_path / "codes.npy").reshape(2560, -1)[:, 0], nearest)
+
+
 def test_the_file_says_what_it_is_and_nothing_of_where_it_was_made(tmp_path):
     onnx = pytest.importorskip("onnx")
     model = small(num_quantizers=2)

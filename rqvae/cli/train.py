@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import math
 import os
 import signal
 import sys
@@ -373,7 +374,7 @@ def report(job, history) -> None:
     say_lines(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
                       errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))
     for name, error in by_part.items():
-        say(f"error of {name}: {error:.3f}, over the items that have it")
+        say(f"error of {name}: {'-' if math.isnan(error) else f'{error:.3f}'}, over the items that have it")
     advice = "use --preset tiger, which prevents this" if job.settings["preset"] == "documented" else \
         "train longer, lower --num-embeddings, or give more and more varied items"
     for sentence in collapse_advice(statistics, advice, items=unsettled(codes[one_of_each(groups)])):

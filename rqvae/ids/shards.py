@@ -47,7 +47,7 @@ class Shard(NamedTuple):
         """Refuse a division into more parts than there are chunks."""
         chunks = -(-num_rows // ROWS_PER_CHUNK)
         if self.count > chunks:
-            raise ValueError(f"{counted(num_rows, 'item')} are {counted(chunks, 'chunk')} of {ROWS_PER_CHUNK} rows, too few for "
+            raise ValueError(f"{counted(num_rows, 'item')} in {counted(chunks, 'chunk')} of {ROWS_PER_CHUNK} rows, too few for "
                              f"{self.count} shards; " + (f"ask for {chunks} or fewer" if chunks > 1 else "leave --shard out"))
 
 

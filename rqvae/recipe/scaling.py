@@ -66,7 +66,8 @@ def parts_scaling(features, widths, weights=None):
     mean, columns = (torch.cat([getattr(part, name) for part in found]) for name in ("mean", "columns"))
     rows = ((features - mean) / scale / scales / columns).nan_to_num(0.0)
     lengths = row_lengths(rows)
-    reach = REACH * lengths.median()
+    some = lengths[lengths > 0]             # none, where all rows are equal
+    reach = REACH * some.median() if len(some) else scale * 0 + torch.finfo(features.dtype).max
     farthest = row_lengths(draw_in(rows, reach)).max().clamp_min(reach)
     return Scaling(mean, scale, columns, reach, farthest), scales
 

@@ -51,6 +51,7 @@ def plane(features, codes, names=None) -> Plane:
     means = [items[own == group.code].mean(dim=0) for group in groups if (own == group.code).any()]
     # Of length 1: a group far out would take a direction for itself.
     spread = torch.nn.functional.normalize(torch.stack(means)) if len(means) > 2 else items[::-(-len(items) // 1000)]
+    spread = spread.expand(max(2, len(spread)), -1)                             # of a single item any plane will do
     directions = torch.linalg.svd(spread, full_matrices=False)[2][:2].T         # (D, 2)
     directions = directions * directions.gather(0, directions.abs().argmax(dim=0)[None]).sign()
     shown = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), POINTS)).round().astype(np.int64))

@@ -92,8 +92,9 @@ def kept_words(old, new) -> str:
 def holding_text(kept, chosen, held_error, free_error) -> str:
     """What it costs that published items keep their IDs; arguments as of `assessment.holding_cost`, and what it gives."""
     same = (np.asarray(kept) == np.asarray(chosen))
-    return (f"holding on to published IDs: error {held_error:.4f} of the {counted(len(same), 'published item')} under the IDs "
-            f"they keep, {free_error:.4f} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
+    held, free = ("-" if math.isnan(error) else f"{error:.4f}" for error in (held_error, free_error))      # of items all alike
+    return (f"holding on to published IDs: error {held} of the {counted(len(same), 'published item')} under the IDs "
+            f"they keep, {free} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
             f"same, {percent(same[:, 0].mean())} the same first code")
 
 

@@ -32,7 +32,7 @@ def test_another_form_is_refused(text):
 
 
 def test_more_parts_than_chunks_are_refused():
-    with pytest.raises(ValueError, match="3,000 items are 3 chunks of 1024 rows, too few for 4 shards; ask for 3 or"):
+    with pytest.raises(ValueError, match="3,000 items in 3 chunks of 1024 rows, too few for 4 shards; ask for 3 or"):
         Shard(1, 4).check(3000)
     Shard(1, 3).check(3000)
 
