@@ -121,6 +121,7 @@ class RqVae(nn.Module):
         self.learning_rate = learning_rate
         self.logged = {}                # name -> tensor, what the last training or validation step logged
         self.restarted = []             # for each level what the last training step's `update` returned
+        self.origin = {}                # of the file that it is from, see `checkpoint.origin_of`
         self.assign = None              # how training chooses codes, see `assignment`; None takes the nearest
         self.latent_norm, self.standardize, self.robust = latent_norm, standardize, robust
         self.parts = parts
@@ -317,15 +318,18 @@ class RqVae(nn.Module):
             checkpoint.CheckpointError: the file is damaged, foreign, or of another architecture.
             TypeError: an override is not a constructor argument.
         """
-        loaded = checkpoint.load_checkpoint(checkpoint_path)
-        return cls._restore(checkpoint_path, loaded["hyper_parameters"], loaded["state_dict"],
-                            map_location, strict, hyper_parameter_overrides)
+        return cls.from_loaded(checkpoint.load_checkpoint(checkpoint_path), checkpoint_path, map_location, strict,
+                               hyper_parameter_overrides)
 
     @classmethod
-    def from_loaded(cls, loaded: dict, path: str | os.PathLike) -> RqVae:
+    def from_loaded(cls, loaded: dict, path: str | os.PathLike, map_location: Any = None, strict: bool = True,
+                    hyper_parameter_overrides: Any = ()) -> RqVae:
         """The model of what `checkpoint.load_checkpoint` read from `path`, where more of the file is wanted than its model:
         reading it twice might be reading two files."""
-        return cls._restore(path, loaded["hyper_parameters"], loaded["state_dict"], None, True, {})
+        model = cls._restore(path, loaded["hyper_parameters"], loaded["state_dict"], map_location, strict,
+                             dict(hyper_parameter_overrides))
+        model.origin = checkpoint.origin_of(loaded)
+        return model
 
     @spelled
     def save_pretrained(self, folder: str | os.PathLike, *, safe_serialization: bool | None = None,
@@ -339,7 +343,8 @@ class RqVae(nn.Module):
             overwrite: replace also a model of another kind; an earlier one of ours is replaced in any case.
         """
         from . import __version__
-        config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters}
+        config = {"model_type": "rqvae", "rqvae_version": __version__, **self.hyper_parameters,
+                  **({model_folders.ORIGIN: self.origin} if self.origin else {})}
         model_folders.save_folder(folder, config, self.state_dict(), safe_serialization=safe_serialization,
                                   overwrite=overwrite)
         model_folders.write_card(folder, config)
@@ -357,7 +362,10 @@ class RqVae(nn.Module):
         """
         folder = model_folders.local_folder(folder)
         config, state_dict = model_folders.load_folder(folder)
-        return cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
+        origin = config.pop(model_folders.ORIGIN, None) or {}
+        model = cls._restore(folder, config, state_dict, None, True, hyper_parameter_overrides).eval()
+        model.origin = origin
+        return model
 
     @classmethod
     @spelled

@@ -78,7 +78,8 @@ def work(job) -> int:
         known = np.flatnonzero(job.published_rows >= 0)
         if len(known):
             kept = job.published.codes[job.published_rows[known], :codes.shape[1]]
-            require_as_published(job.parent, table, job.published_rows, arguments.append_to, kept, lambda: codes[known])
+            require_as_published(job.published, job.parent, table, job.published_rows, arguments.append_to, lambda: codes[known],
+                                 code_sizes(job.model)[-1])
             say(holding_text(kept, codes[known], *holding_cost(model, TableRows(table, known), kept, codes[known])))
         new, taken = np.flatnonzero(job.published_rows < 0), job.published.codes
         require_new(job.published, table, arguments.append_to, codes[new])
@@ -193,7 +194,11 @@ def arrivals(job, codes) -> list:
     if item_ids is None:
         require_new(published, job.items.dataset.table, job.arguments.against, codes)
     else:
-        codes = codes[rows_in(published, job.arguments.against, item_ids) < 0]
+        rows = rows_in(published, job.arguments.against, item_ids)
+        if (rows >= 0).any():
+            require_as_published(published, job.against_made, job.items.dataset.table, rows, job.arguments.against,
+                                 lambda: codes[rows >= 0], code_sizes(job.model)[-1])
+        codes = codes[rows < 0]
     return arrival_measures(compare_new(codes, published.codes[:, :codes.shape[1]])) if len(codes) else []
 
 

@@ -11,11 +11,11 @@ import torch
 
 from .. import distributed
 from ..codes import level_sizes
-from ..ids.files import SemanticIds
+from ..ids.files import SemanticIds, load_semantic_ids
 from ..ids.generations import gone_on_from, verified_manifest
 from ..ids.imports import import_semantic_ids
-from ..ids.publishing import (NUMBERED, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
-                              refuse_existing)
+from ..ids.publishing import (NUMBERED, OWN, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
+                              refuse_existing, rows_in)
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import model_identity, resolve_device
 from ..items.checksums import form_of
@@ -66,6 +66,7 @@ class Job(NamedTuple):
     ids: SemanticIds = None
     comparison: dict = None         # of `compare_ids`
     against: SemanticIds = None     # published, that new items are judged beside
+    against_made: dict = None       # their manifest
 
 
 def prepare(arguments) -> Job:
@@ -129,8 +130,8 @@ def prepare(arguments) -> Job:
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
     if arguments.against:
-        against, _ = load_published(arguments.against, code_sizes(model), model_identity(model), job.ancestors)
-        job = job._replace(against=against)
+        against, made = load_published(arguments.against, code_sizes(model), model_identity(model), job.ancestors)
+        job = job._replace(against=against, against_made=made)
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)
@@ -158,7 +159,8 @@ def load_own(path) -> tuple:
         inside = next(iter(sorted(Path(path).glob("*.ckpt"))), "checkpoints/best.ckpt")
         raise FileNotFoundError(f"{path} is a folder without {CONFIG_NAME}; name a checkpoint, such as {inside}, or a "
                                 "folder of --save-pretrained")
-    return RqVae.from_pretrained(path), {}
+    model = RqVae.from_pretrained(path)
+    return model, {"notes": model.origin} if model.origin else {}
 
 
 def prepare_unique(job) -> Job:
@@ -209,10 +211,14 @@ def prepare_ids(job) -> Job:
         items = open_items(**given, device=job.device)
         table = items.dataset.table
         table.check()
-        if ids.item_ids is None and len(table) == len(ids.codes) and as_published(manifest, table, np.arange(len(table))) is False:
-            warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from; its "
-                 "rows are taken for the items of the file all the same")
         ids = in_order_of(table, ids, arguments.ids)
+        if manifest and manifest["format"] in OWN:
+            known = load_semantic_ids(arguments.ids).item_ids           # in the order of the manifest
+            rows = np.arange(len(table)) if None in (known, table.item_ids) else rows_in(
+                ids._replace(item_ids=known), arguments.ids, table.item_ids)
+            if as_published(manifest, table, rows) is False:
+                warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from: they "
+                              "were made again or have changed, or are of other items; they are judged together all the same")
     if arguments.against:
         job = job._replace(comparison=compare(arguments, ids, manifest))
     if arguments.num_embeddings is not None:

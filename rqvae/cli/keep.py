@@ -57,11 +57,10 @@ def prepare_keeping(start, keep, table, given, device="cpu"):
     published, manifest = load_published(keep, sizes, made, known)
     rows = _rows_of(published, keep, table)
     here = torch.from_numpy(np.flatnonzero(rows >= 0))
-    kept = published.codes[rows[here], :len(sizes)]
-    require_as_published(manifest, table, rows, keep, kept, lambda: batch_inference(
-        model, FeatureLoader(table, 1024, rows=here), device).numpy())
+    require_as_published(published, manifest, table, rows, keep, lambda: batch_inference(
+        model, FeatureLoader(table, 1024, rows=here), device).numpy(), sizes[-1])
     codes = torch.full((len(table), len(sizes)), -1)
-    codes[here] = torch.from_numpy(kept)
+    codes[here] = torch.from_numpy(published.codes[rows[here], :len(sizes)])
     extra = loaded.get("rqvae") or {}
     highest = max((row.get("lr", 0) for row in extra.get("history") or ()), default=0) or model.learning_rate
     ancestors = [*known, made["weights"]]

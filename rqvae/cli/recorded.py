@@ -130,14 +130,15 @@ def as_published(manifest, table, published_rows):
     return True if known[places >= 0].all() else None
 
 
-def require_as_published(manifest, table, published_rows, where, kept, own) -> None:
-    """Refuse features that are not those of the published items that they are said to be of; say where they have changed.
+def require_as_published(published, manifest, table, published_rows, where, own, room) -> None:
+    """Refuse features that are not those of the published items that they are said to be of; say how many get other codes by
+    them. What was only made again, and gives the codes of before, is nobody's concern.
 
     Args:
+        published: the `SemanticIds` in the file `where`.
         manifest, table, published_rows: as in `as_published`.
-        where: the file of the published IDs.
-        kept: (m, L) the published codes of those that are here, in the order of their rows.
-        own: gives (m, L), what the model gives them now; is asked only where it is needed.
+        own: gives (m, L), what the model gives those that are here, in the order of their rows; is asked only where it is needed.
+        room: K of the last level.
 
     Raises:
         ValueError: most first codes are others, so that features and item IDs do not belong together, or features and model.
@@ -145,16 +146,24 @@ def require_as_published(manifest, table, published_rows, where, kept, own) -> N
     same = as_published(manifest, table, published_rows)
     if same:
         return
-    rows = np.flatnonzero(published_rows >= 0)
-    other = np.flatnonzero(own()[:, 0] != kept[:, 0])
-    example = "" if not len(other) else f", such as {table.item_ids[rows[other[0]]] if table.item_ids else rows[other[0]]}"
-    found = f"the model gives {len(other):,} of {len(rows):,} published items another first code than {where}{example}"
-    if len(rows) >= FEW and 2 * len(other) > len(rows):
-        raise ValueError(f"{table.source} does not hold the features of the items that it names: {found}; the item IDs are of "
-                         "other rows, or the features of another encoder or scale; name those that belong together")
-    if same is False or 10 * len(other) > len(rows):
-        warn(f"{table.source} does not hold, number for number, the features that the items in {where} were published "
-             f"with: they were made again or have changed, or item IDs are mixed up; {found}")
+    rows, found = np.flatnonzero(published_rows >= 0), own()
+    codes, levels = published.codes[published_rows[rows]], found.shape[1]
+    suffixed = codes.shape[1] > levels
+    depth = levels if suffixed else max(1, levels - 1)          # where two share an ID, one has moved to another last code
+    kept, now = np.split(id_keys(np.concatenate([codes[:, :depth], found[:, :depth]])), 2)
+    kinds, place, count = np.unique(now, return_inverse=True, return_counts=True)
+    moved_on = np.maximum(count - room, 0) * (not suffixed)     # and as many as there is no room for have moved further
+    others = np.maximum(np.bincount(place[now != kept], minlength=len(kinds)) - moved_on, 0)
+    first = int((found[:, 0] != codes[:, 0]).sum())
+    if len(rows) >= FEW and 2 * first > len(rows):
+        raise ValueError(f"{table.source} does not hold the features of the items that it names: the model gives {first:,} of "
+                         f"{len(rows):,} published items another first code than {where}; the item IDs are of other rows, or the "
+                         "features of another encoder or scale; name those that belong together")
+    if others.any() and (same is False or 10 * first > len(rows)):
+        example = rows[np.flatnonzero((now != kept) & (others[place] > 0))[0]]
+        example = table.item_ids[example] if table.item_ids else f"row {example}"
+        warn(f"{others.sum():,} of {len(rows):,} published items get other codes by {table.source} than in {where}, such as "
+                      f"{example}: their features have changed, or item IDs are mixed up")
 
 
 def require_new(published, table, where, own) -> None:

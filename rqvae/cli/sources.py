@@ -173,11 +173,12 @@ def like_recorded(given, recorded, where) -> dict:
     given = dict(given)
     kind, kind_then = (next((name for name in ("texts", "p5") if options.get(name) and not options.get("data")), "data")
                        for options in (given, recorded))
-    if isinstance(given.get("data"), list) and isinstance(recorded.get("data"), list):
-        now, then = ([Path(path).name for path in options["data"]] for options in (given, recorded))
+    several = recorded.get("files") or (recorded.get("data") if isinstance(recorded.get("data"), list) else None)
+    if isinstance(given.get("data"), list) and several:
+        now, then = ([Path(path).name for path in paths] for paths in (given["data"], several))
         if now != then and sorted(now) == sorted(then):
             _refuse("data", " ".join(given["data"]), " ".join(then), where)
-    if isinstance(given.get("data"), list) or isinstance(recorded.get("data"), list):
+    if isinstance(given.get("data"), list) or several:
         return given
     if kind == kind_then == "data":
         if given.get("key") is None and Path(given["data"]).suffix == Path(recorded.get("data") or "").suffix:

@@ -21,7 +21,7 @@ import numpy as np
 from ..codes import as_codes, as_item_ids, as_labels
 from ..collisions import collision_report
 from ..storage.arrays import INTEGERS, read_npy
-from ..storage.files import remove_stale_temporaries, write_atomically
+from ..storage.files import followed, remove_stale_temporaries, write_atomically
 from ..storage.item_ids import ITEM_NUMBERS, check_lines, in_row_order, read_item_numbers
 from ..storage.sets import together
 from ..storage.words import brief, describe_content, nearest_names, spelled
@@ -114,7 +114,7 @@ def refuse_existing(paths, overwrite) -> None:
 
 def item_numbers_beside(path) -> Path:
     """Where the item IDs of a file that knows rows stand: x.index.json -> x.item2id."""
-    path = Path(path)
+    path = followed(path)
     return path.with_name(re.sub(r"(\.index)?\.[^.]+$", "", path.name) + ITEM_NUMBERS)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.files import write_atomically
+from ..storage.files import followed, write_atomically
 from ..storage.item_ids import as_integers, kind_of
 from ..storage.sets import unnamed
 from ..storage.words import brief, spelled
@@ -26,7 +26,7 @@ _MOST = 2 ** 24                     # bytes; an honest one has two thousand
 
 
 def manifest_path(path) -> Path:
-    path = Path(path)
+    path = followed(path)
     return path.with_name(path.name + MANIFEST)
 
 
@@ -68,9 +68,8 @@ def write_manifest(main, files, content) -> None:
         files: all paths, the main one included.
         content: of `describe`.
     """
-    main = Path(main)
-    listed = {}
-    for path in map(Path, files):
+    main, listed = followed(main), {}
+    for path in map(followed, files):
         name = path.relative_to(main.parent).as_posix() if path.is_relative_to(main.parent) else str(path)
         listed[name] = {"bytes": unnamed(path).stat().st_size, "sha256": file_checksum(unnamed(path))}
     text = json.dumps({**content, "files": listed}, indent=2, ensure_ascii=True) + "\n"
@@ -111,12 +110,12 @@ def verified_manifest(path):
     Raises:
         ValueError: one is missing, cut off or changed; it is named.
     """
-    content = read_manifest(path)
-    if content and Path(path).name not in content["files"]:
+    content, main = read_manifest(path), followed(path)
+    if content and main.name not in content["files"]:
         raise ValueError(f"{manifest_path(path)} is of {', '.join(map(str, list(content['files'])[:3]))}, not of {path}; give both the "
                          "names that they were written under, or remove the manifest to take the file as it is")
     for name, expected in (content or {}).get("files", {}).items():
-        file = Path(path).parent / name
+        file = main.parent / name
         remedy = f"restore the files of one generation, or remove {manifest_path(path).name} to take them as they are"
         if not file.is_file():
             raise ValueError(f"{file} is missing, which {manifest_path(path).name} names; {remedy}")
@@ -132,7 +131,7 @@ def verified_manifest(path):
 def gone_on_from(path, manifest, outputs) -> list:
     """Names of the files beside one of IDs that go on from it already, other than `outputs`."""
     found = []
-    for beside in sorted(Path(path).parent.glob(f"*{MANIFEST}"))[:_BESIDE]:
+    for beside in sorted(followed(path).parent.glob(f"*{MANIFEST}"))[:_BESIDE]:
         main = beside.with_name(beside.name[:-len(MANIFEST)])
         with contextlib.suppress(ValueError, OSError):
             other = read_manifest(main) if main.exists() else None

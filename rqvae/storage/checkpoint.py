@@ -10,6 +10,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +31,9 @@ _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "b
               ("key", "item_ids", "texts", "id_column", "p5", "split", "encoder", "launch", "folder", "from_", "keep",
                "features_checksum", "item_ids_checksum", "kept_checksum", "text_style", "interactions", "user_column",
                "item_column", "time_column"), str),
-          **dict.fromkeys(("held_out", "ancestors", "weights"), list)}
+          **dict.fromkeys(("held_out", "ancestors", "weights", "files"), list)}
 _HISTORY = ("epoch", "global_step", "seconds", "lr", "codes_used", "perplexity")    # numbers from 0 on, or lists of them
-_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str}        # what these lists hold
+_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str, "files": str}       # what these lists hold
 
 
 class Progress(NamedTuple):
@@ -144,11 +145,22 @@ def load_checkpoint(path, map_location="cpu") -> dict:
         name: value for name, value in found.items()
         if isinstance(name, str) and not name.startswith("_")}
     checkpoint["state_dict"] = bare_weights(checkpoint["state_dict"], path)
-    _check_kinds(checkpoint, path)
+    check_kinds(checkpoint, path)
     return checkpoint
 
 
-def _check_kinds(checkpoint, path) -> None:
+def origin_of(checkpoint) -> dict:
+    """What whoever encodes with the model has to know of its training, wherever it is saved; places on this machine are no part
+    of it."""
+    notes = (checkpoint.get("rqvae") or {}).get("notes") or {}
+    found = {name: notes[name] for name in ("ancestors", "blended", "encoder", "text_columns", "text_style") if notes.get(name)}
+    found.update({name: Path(notes[name]).name for name in ("texts", "p5") if notes.get(name)})
+    if isinstance(notes.get("data"), list):             # several embeddings an item, in this order
+        found["files"] = [Path(path).name for path in notes["data"]]
+    return found
+
+
+def check_kinds(checkpoint, path) -> None:
     """Hold what a run of ours has recorded to the kinds of values that it records."""
     if checkpoint.get("rqvae") is None:
         checkpoint.pop("rqvae", None)

@@ -33,6 +33,11 @@ def write_atomically(path, write, *, replace=True) -> None:
         sets.add_to_set(path, write, replace)
 
 
+def followed(path) -> Path:
+    """`path`, or where that is a link what it names: files that belong to it stand beside that, under its name."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+
+
 def append_line(path, text) -> None:
     """Add one line to the end of a file, whole or not at all; nothing of ours follows a link there.
 

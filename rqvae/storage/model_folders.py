@@ -9,7 +9,7 @@ import zlib
 from collections import OrderedDict
 from pathlib import Path
 
-from .checkpoint import bare_weights, plain, serialised
+from .checkpoint import bare_weights, check_kinds, plain, serialised
 from .files import write_atomically
 from .sets import remove_outdated, together
 from .words import describe_content, nearest_names
@@ -18,6 +18,7 @@ from .torch_files import CheckpointError, read_torch_file, some
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
 TORCH_WEIGHTS_NAME = "pytorch_model.bin"
+ORIGIN = "_origin"          # of `checkpoint.origin_of`; loaders of others, and of before, pass over names like that
 FOLDER_NAMES = (CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)
 CARD_NAME = "README.md"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -98,7 +99,7 @@ def _refuse_another_kind(folder, config):
 
 
 def load_folder(folder) -> tuple:
-    """Read what `save_folder` wrote -> (config without names that begin with `_`, CPU state_dict).
+    """Read what `save_folder` wrote -> (config without names that begin with `_`, but for ORIGIN, CPU state_dict).
 
     Raises:
         FileNotFoundError: no such folder, or a file missing in it.
@@ -112,6 +113,7 @@ def load_folder(folder) -> tuple:
         raise CheckpointError(f"{folder} is a file; expected a folder with {CONFIG_NAME} and "
                               "weights (a .ckpt file is read by load_from_checkpoint)")
     config = read_config(folder / CONFIG_NAME)
+    check_kinds({"rqvae": {"notes": config.get(ORIGIN)}}, folder / CONFIG_NAME)
     safe, pickled = folder / SAFETENSORS_NAME, folder / TORCH_WEIGHTS_NAME
     for path in (safe, pickled):
         if path.exists() and not path.is_file():
@@ -156,7 +158,7 @@ def write_card(folder, config) -> None:
     text = _CARD.format(
         levels=config["num_quantizers"], width=config["input_dim"], version=config["rqvae_version"],
         sizes=sizes if isinstance(sizes, int) else ", ".join(map(str, sizes)),
-        rows="\n".join(f"| `{name}` | {value} |" for name, value in config.items() if name not in ("model_type", "rqvae_version")))
+        rows="\n".join(f"| `{name}` | {value} |" for name, value in config.items() if name not in ("model_type", "rqvae_version", ORIGIN)))
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -193,7 +195,7 @@ def read_config(path) -> dict:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, expected an object of "
                               "constructor arguments")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+    return {name: value for name, value in config.items() if not name.startswith("_") or name == ORIGIN}
 
 
 def read_safetensors(path) -> dict:

@@ -28,6 +28,8 @@ ROWS = ["--ckpt", "rows/best.ckpt", "--data", "all_rows.npy", "--output", "next.
 KEEP = ["--from", "checkpoints/best.ckpt", "--keep", "pub.json", "--data", "all.npy", "--item-ids", "all_ids.txt",
         "--checkpoint-dir", "grown", "--epochs", "1"]
 KEEP_ROWS = ["--from", "rows/best.ckpt", "--keep", "rows.json", "--data", "all_rows.npy", "--checkpoint-dir", "grown", "--epochs", "1"]
+TWO = ["--ckpt", "two/best.ckpt", "--data", "text.npy", "image.npy", "--item-ids", "all_ids.txt", "--output", "next.json",
+       "--append-to", "two.json"]
 RESUME, VERIFY, MERGE = ["--resume", "--epochs", "3"], ["--verify", "pub.json"], ["--merge", "--output", "parts.json"]
 
 
@@ -87,6 +89,19 @@ def doubled(name="items.npy"):
     np.save(name, 2 * np.load(name))
 
 
+def made_again(name="all.npy"):
+    """As the same encoder makes them elsewhere: the last bits differ."""
+    rows = np.load(name)
+    np.save(name, rows * (1 + 1e-6 * np.random.default_rng(4).standard_normal(rows.shape)).astype(np.float32))
+
+
+def turned(name="items.npy"):
+    """As an analysis made again gives them: the signs of two columns are others."""
+    rows = np.load(name)
+    rows[:, [1, 5]] *= -1
+    np.save(name, rows)
+
+
 def as_double():
     np.save("items.npy", np.load("items.npy").astype(np.float64))
 
@@ -137,6 +152,11 @@ def another_activation_in_the_folder():
     Path("pack/config.json").write_text(json.dumps({**config, "activation": "relu"}))
 
 
+def edited_origin(origin):
+    config = json.loads(Path("pack/config.json").read_text())
+    Path("pack/config.json").write_text(json.dumps({**config, "_origin": origin}))
+
+
 def edited(change, manifest=False):
     """A table of published IDs that `change` was made to, (keys, entries by key), with or without its manifest."""
     def edit():
@@ -176,6 +196,18 @@ def copied(source, target):
     return lambda: shutil.copy(source, target)
 
 
+def linked(source, target):
+    return lambda: os.symlink(source, target)
+
+
+def saved(folder, change=lambda: None):
+    """`change`, and the model of a run as a folder of its own."""
+    def make():
+        change()
+        did(infer, "--ckpt", f"{folder}/best.ckpt", "--save-pretrained", "own")
+    return make
+
+
 def grown_first(change=lambda: None):
     def both():
         did(train, *KEEP)
@@ -201,11 +233,14 @@ def third(change=lambda: None):
     return make
 
 
-def swapped_in_the_second():
-    ids = lines("all_ids.txt")
-    one, other = ids.index("B01105"), ids.index("B01106")
-    ids[one], ids[other] = ids[other], ids[one]
-    lines("all_ids.txt", ids)
+def swapped_two(*names):
+    """Two items of other first codes change places in the catalogue that has grown."""
+    def swap():
+        ids = lines("all_ids.txt")
+        one, other = map(ids.index, names)
+        ids[one], ids[other] = ids[other], ids[one]
+        lines("all_ids.txt", ids)
+    return swap
 
 
 def integers(order=None):
@@ -225,6 +260,18 @@ def two_parts():
     np.save("text.npy", rows[:, :6])
     np.save("image.npy", image)
     did(train, "--data", "text.npy", "image.npy", *SIZES, "--checkpoint-dir", "two")
+
+
+def two_parts_published(change=lambda: None):
+    """IDs of items of two embeddings, and those items again with new ones behind."""
+    def make():
+        two_parts()
+        did(infer, "--ckpt", "two/best.ckpt", "--data", "text.npy", "image.npy", "--item-ids", "ids.txt", "--output", "two.json")
+        lines("all_ids.txt", lines("ids.txt") + lines("new_ids.txt"))
+        for name in ("text", "image"):
+            np.save(f"{name}.npy", np.concatenate([np.load(f"{name}.npy"), np.load("new.npy")[:, :6]]))
+        change()
+    return make
 
 
 def other_nan():
@@ -265,7 +312,8 @@ def in_bfloat16():
 OTHER_DATA, OTHER_IDS = "was trained on other data, or on this data in another order", "has other item IDs than checkpoints/last.ckpt"
 NO_MORE, NOT_MADE = "items.npy does not hold the features any more", "does not hold the features that pub.json was made from"
 RENAMED = "item IDs were renamed, or put in another order"
-CHANGED, WRONG = "does not hold, number for number, the features that the items in", "does not hold the features of the items that it"
+CHANGED, WRONG = "published items get other codes by all.npy than in", "does not hold the features of the items that it"
+JUDGED = "items.npy does not hold, number for number, the features that pub.json was made from"
 OTHERWISE = "1,100 of 1,140 new item IDs are written otherwise in pub.json"
 RIGHT = ""
 
@@ -273,7 +321,7 @@ RIGHT = ""
 CASES = {
     # the features, or the item IDs, of a run: every command that finds them again
     **{f"{command} {change.__name__}": (change, script, argv, code, words) for change, outcomes in {
-        permuted: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE), one_row: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE),
+        permuted: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE), turned: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE), one_row: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE),
         doubled: (OTHER_DATA, NO_MORE, NOT_MADE, NO_MORE, NO_MORE), as_double: (RIGHT,) * 5, in_fortran_order: (RIGHT,) * 5,
         swapped_ids: (OTHER_IDS, "the item IDs any more", RENAMED, "the item IDs any more", "the item IDs any more"),
         renamed_ids: (OTHER_IDS, "the item IDs any more", RENAMED, "the item IDs any more", "the item IDs any more"),
@@ -297,6 +345,13 @@ CASES = {
     "a folder's activation": (another_activation_in_the_folder, infer, ["--ckpt", "pack", *APPEND, "pub.json"], 2,
                               "config.json was edited since"),
     "append folder": (None, infer, ["--ckpt", "pack", *APPEND, "pub.json"], 0, RIGHT),
+    "append grown folder": (grown_first(saved("grown")), infer, ["--ckpt", "own", *GROWN, "pub.json"], 0, RIGHT),
+    "a blended model's folder": (lambda: (blended()(), saved("blended")()), infer, ["--ckpt", "own", *NAMED, "--output", "next.json"], 0,
+                                 "own was trained on features that know what users did"),
+    "a folder's parts swapped": (saved("two", two_parts), infer, ["--ckpt", "own", "--data", "image.npy", "text.npy", "--output", "next.json"],
+                                 2, "own was trained with text.npy image.npy"),
+    "a folder's origin": (lambda: edited_origin({"ancestors": 3}), infer, ["--ckpt", "pack", *APPEND, "pub.json"], 2,
+                          "config.json: ancestors is 3, which no run records"),
     "verify folder": (None, infer, ["--ckpt", "pack", *VERIFY], 0, RIGHT),
     "resume best of another run": (copied("other/best.ckpt", "checkpoints/best.ckpt"), train, RESUME, 2, "best.ckpt is not of the run"),
     "resume no best": (lambda: Path("checkpoints/best.ckpt").unlink(), train, RESUME, 0, RIGHT),
@@ -311,23 +366,36 @@ CASES = {
     "append": (None, infer, [*APPEND, "pub.json"], 0, RIGHT),
     "append all": (None, infer, [*GROWN, "pub.json"], 0, RIGHT),
     "append all, carriage returns": (with_carriage_returns, infer, [*GROWN, "pub.json"], 0, RIGHT),
-    "append all, two IDs swapped": (lambda: swapped_ids("all_ids.txt"), infer, [*GROWN, "pub.json"], 0, CHANGED),
+    "append all, two IDs swapped": (swapped_two("B00000", "B00001"), infer, [*GROWN, "pub.json"], 0, "2 of 1,100 " + CHANGED),
     "append all, IDs shuffled": (shuffled_ids, infer, [*GROWN, "pub.json"], 2, WRONG),
     "append all, permuted": (lambda: permuted("all.npy"), infer, [*GROWN, "pub.json"], 2, WRONG),
+    "append all, made again": (lambda: made_again(), infer, [*GROWN, "pub.json"], 0, RIGHT),
+    "append all, turned": (lambda: turned("all.npy"), infer, [*GROWN, "pub.json"], 2, WRONG),
     "append all, one row": (lambda: one_row("all.npy"), infer, [*GROWN, "pub.json"], 0, CHANGED),
     "append all, doubled": (lambda: doubled("all.npy"), infer, [*GROWN, "pub.json"], 0, CHANGED),
     "append all, renamed": (lambda: renamed_ids("all_ids.txt"), infer, [*GROWN, "pub.json"], 0, "these are published twice"),
     "append all, spaces": (with_spaces, infer, [*GROWN, "pub.json"], 2, OTHERWISE),
     "append all, lower case": (in_lower_case, infer, [*GROWN, "pub.json"], 2, OTHERWISE),
     "report against, lower case": (in_lower_case, infer, [*GROWN[:4], "--report", "--against", "pub.json"], 2, OTHERWISE),
+    "report against": (None, infer, [*GROWN[:4], "--report", "--against", "pub.json"], 0, RIGHT),
+    "report against, IDs shuffled": (shuffled_ids, infer, [*GROWN[:4], "--report", "--against", "pub.json"], 2, WRONG),
+    "report against, two IDs swapped": (swapped_two("B00000", "B00001"), infer, [*GROWN[:4], "--report", "--against", "pub.json"], 0,
+                                        "2 of 1,100 " + CHANGED),
+    "append a link": (linked("pub.npy", "current.npy"), infer, [*GROWN, "current.npy"], 0, RIGHT),
+    "append a link, another run": (linked("pub.json", "current.json"), infer, ["--ckpt", "other/best.ckpt", *APPEND, "current.json"], 2,
+                                   "current.json was made by other weights"),
+    "append parts": (two_parts_published(), infer, TWO, 0, RIGHT),
+    "append parts, two IDs swapped": (two_parts_published(lambda: swapped_ids("all_ids.txt")), infer, TWO, 0,
+                                      "2 of 1,100 published items get other codes by text.npy and image.npy than in two.json"),
     "append rows again": (None, infer, ROWS, 2, "the first 1,100 rows of all_rows.npy are the items that rows.json has already"),
     "append third": (third(), infer, [*GROWN[:4], "--output", "last.json", "--append-to", "next.json"], 0, RIGHT),
-    "append third, swapped": (third(swapped_in_the_second), infer, [*GROWN[:4], "--output", "last.json", "--append-to", "next.json"],
+    "append third, swapped": (third(swapped_two("B01105", "B01106")), infer, [*GROWN[:4], "--output", "last.json", "--append-to", "next.json"],
                               0, CHANGED),
     "append twice": (gone_on, infer, [*APPEND[:4], "--output", "fork.json", "--append-to", "pub.json"], 0,
                      "next.json went on from pub.json already"),
     "keep": (None, train, KEEP, 0, RIGHT),
     "keep, permuted": (lambda: permuted("all.npy"), train, KEEP, 2, WRONG),
+    "keep, made again": (lambda: made_again(), train, KEEP, 0, RIGHT),
     "keep, doubled": (lambda: doubled("all.npy"), train, KEEP, 0, CHANGED),
     "keep, IDs shuffled": (shuffled_ids, train, KEEP, 2, WRONG),
     "keep, spaces": (with_spaces, train, KEEP, 2, OTHERWISE),
@@ -343,6 +411,9 @@ CASES = {
     "manifest of another": (copied("other.json.manifest", "pub.json.manifest"), infer, [*APPEND, "pub.json"], 2,
                             "pub.json.manifest is of other.json, not of pub.json"),
     "names of other rows, judged": (other_names_of_rows, infer, ["--ids", "pub.npy", "--report"], 2, "pub.item2id is not the file"),
+    "features permuted, judged": (permuted, infer, ["--ids", "pub.json", "--report", *NAMED], 0, JUDGED),
+    "item IDs swapped, judged": (swapped_ids, infer, ["--ids", "pub.json", "--report", *NAMED], 0, JUDGED),
+    "in its own order, judged": (None, infer, ["--ids", "pub.json", "--report", *NAMED], 0, RIGHT),
     "rows of other features, judged": (permuted, infer, ["--ids", "rows.json", "--report", "--data", "items.npy"], 0,
                                        "the features that rows.json was made from"),
     "sizes of the manifest": (None, infer, ["--ids", "pub.json", "--report"], 0, RIGHT),
