@@ -21,7 +21,7 @@ from . import distributed
 from .inference import evaluating, keep_freed_memory, model_device, resolve_device
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
-from .storage.files import append_line, remove_stale_temporaries, write_atomically
+from .storage.files import append_line, remove_aside, remove_stale_temporaries, set_aside, write_atomically
 from .storage.words import spelled
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
@@ -122,8 +122,8 @@ def fit(
     _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
-    new = None if resume_from else folder
-    with set_aside(new), contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
+    new = None if resume_from or distributed.rank() else folder
+    with set_aside(new, CHECKPOINTS), contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
             _interruptible(stop, folder, report) as stop:
         while run.epoch < max_epochs:
             began = time.perf_counter()
@@ -216,41 +216,9 @@ def _prepare(folder, history):
     """Tidy the folder of a killed writer's leavings, and bring `metrics.jsonl` to where the run is."""
     if folder is None or distributed.rank():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(folder)
     lines = "".join(json.dumps(row) + "\n" for row in history)
     write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
-
-
-@contextlib.contextmanager
-def set_aside(folder):
-    """Put the checkpoints of an earlier run in `folder` out of the way of a new one, while a `with` block lasts.
-
-    They are called `earlier-last.ckpt` and `earlier-best.ckpt` until the new run's first `last.ckpt` stands, so that
-    nobody who resumes takes the one run for the other. If nothing of the new run stands in the end, they are put back.
-    """
-    if folder is None or distributed.rank():
-        yield
-        return
-    mend(folder)
-    for name in CHECKPOINTS:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(folder / name, folder / f"earlier-{name}")
-    try:
-        yield
-    finally:
-        if not any((folder / name).exists() for name in CHECKPOINTS):
-            for name in reversed(CHECKPOINTS):
-                with contextlib.suppress(OSError):
-                    os.replace(folder / f"earlier-{name}", folder / name)
-
-
-def mend(folder) -> None:
-    """Put back what a run had set aside that was killed before it had set all aside: then `last.ckpt` is still there."""
-    best, last = (folder / name for name in CHECKPOINTS)
-    if last.exists() and not best.exists() and not (folder / f"earlier-{last.name}").exists():
-        with contextlib.suppress(OSError):
-            os.replace(folder / f"earlier-{best.name}", best)
 
 
 def _append_line(folder, row):
@@ -268,7 +236,5 @@ def _save(run, folder, name):
         return None
     run.save(folder / name)
     if name == "last.ckpt" and not distributed.rank():
-        for earlier in CHECKPOINTS:
-            with contextlib.suppress(OSError):
-                os.unlink(folder / f"earlier-{earlier}")
+        remove_aside(folder, CHECKPOINTS)
     return folder / name

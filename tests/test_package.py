@@ -127,6 +127,56 @@ def test_the_package_runs_no_foreign_code_and_calls_nobody():
                     assert "weights_only" in {keyword.arg for keyword in node.keywords}, name
 
 
+CHANGES = {         # what makes, changes or removes a file or a folder, and is done in storage/ alone
+    "os": {"replace", "rename", "renames", "unlink", "remove", "removedirs", "rmdir", "mkdir", "makedirs", "link", "symlink", "mkfifo",
+           "mknod", "truncate", "ftruncate", "chmod", "fchmod", "chown", "utime", "pwrite", "pwritev", "sendfile", "copy_file_range"},
+    "a path": {"write_text", "write_bytes", "touch", "mkdir", "rmdir", "unlink", "rename", "hardlink_to", "symlink_to", "chmod",
+               "tofile", "to_file", "save_file", "to_parquet", "memmap", "open_memmap", "from_file"}}
+WRITERS = {"storage.temporaries": {"open"}, "storage.files": {"open", "os.open"}, "storage.locks": {"os.open"}}     # who opens to write
+SAVERS = re.compile(r"(np|torch|torch\.export|torch\.jit|json|figure)\.(save\w*|dump)")          # take an open file, and no path
+
+
+def calls(tree):
+    """(the call, "os", a bare name's "" or else "a path", its name) of every call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            bare = isinstance(node.func, ast.Name)
+            owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+            whose = "" if bare else "os" if isinstance(owner, ast.Name) and owner.id == "os" else "a path"
+            yield node, whose, node.func.id if bare else getattr(node.func, "attr", "")
+
+
+def test_files_are_written_made_and_removed_in_one_wing_and_opened_for_it_in_few_places():
+    found = {}
+    for name, tree in modules().items():
+        imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+        assert not imported & {"shutil", "tempfile", "mmap", "fileinput", "sqlite3", "dbm", "logging"}, name
+        for node, whose, called in calls(tree):
+            words = ast.unparse(node)
+            if wing_of(name) != "storage":
+                assert called not in CHANGES.get(whose, ()) or (name, called) == ("items.blocks", "memmap"), f"{name}: {words}"
+            if called == "open" and not (node.args and ast.unparse(node.args[0]) == "os.devnull"):
+                mode = ast.unparse(node.args[1]) if len(node.args) > 1 else \
+                    "".join(ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg in ("mode", "flags"))
+                writes = re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_APPEND|O_TRUNC", mode) or mode == "flags" if whose == "os" \
+                    else set("wxa+") & set(mode.strip("'")) if mode.startswith("'") else mode
+                if writes:
+                    found.setdefault(name, set()).add("os.open" if whose == "os" else "open")
+            if SAVERS.fullmatch(ast.unparse(node.func)):
+                assert {ast.unparse(argument) for argument in node.args[:2]} & {"file", "buffer"}, f"{name}: {words}"
+    assert found == WRITERS
+
+
+def test_rows_of_features_are_read_by_position_in_one_module():
+    for name, tree in modules().items():
+        for node, whose, called in calls(tree):
+            rows = called in ("memmap", "open_memmap", "pread", "preadv", "readinto") or ast.unparse(node.func) == "torch.load"
+            assert not rows or name == "items.blocks", f"{name}: {ast.unparse(node)}"
+            if ast.unparse(node.func) == "np.load":
+                assert name == "items.catalogue", name                  # its own cache
+
+
 def test_importing_prints_nothing_draws_nothing_and_builds_no_compiler():
     script = textwrap.dedent("""
         import sys, torch

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from .. import __version__
 from .config import options_of
+from ..storage.files import write_atomically
 from ..storage.sets import expect_nothing
 from ..storage.words import one_line, pasted, shown, shown_lines, spell
 
@@ -265,9 +266,10 @@ def _tell_torchrun(sentence):
     """torchrun ends with a long account of its own; where it leaves room for a reason, this is it."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-            json.dump({"message": {"message": sentence, "extraInfo": {"py_callstack": sentence,
-                                                                      "timestamp": str(int(time.time()))}}}, file)
+        told = json.dumps({"message": {"message": sentence, "extraInfo": {"py_callstack": sentence,
+                                                                         "timestamp": str(int(time.time()))}}})
+        with contextlib.suppress(OSError):
+            write_atomically(path, lambda file: file.write(told.encode()))
 
 
 def _os_message(error):

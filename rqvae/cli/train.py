@@ -24,10 +24,10 @@ from ..recipe.scaling import unusual
 from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
 from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
-from ..storage.files import check_writable, remove_stale_temporaries
+from ..storage.files import check_writable, mend, remove_stale_temporaries, set_aside
 from ..storage.locks import locked
 from ..storage.words import counted, nearest_names, warn
-from ..training import CHECKPOINTS, TrainingInterrupted, fit, mend, set_aside
+from ..training import CHECKPOINTS, TrainingInterrupted, fit
 from .console import StopSignals, command, say, say_lines
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
@@ -79,7 +79,7 @@ def prepare(arguments) -> Job:
     if arguments.tf32 and device.type != "cuda":
         raise ValueError(f"--tf32 is for a GPU, and this run is on {device}; leave it out, or choose --device cuda")
     folder = Path(arguments.checkpoint_dir)
-    mend(folder)
+    mend(folder, CHECKPOINTS)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off
         arguments.overwrite = True
         if arguments.resume is None and any(launch_of(folder / name) == distributed.launch() for name in CHECKPOINTS):
@@ -276,7 +276,7 @@ def run(job) -> int:
             new = None if job.resume_from else job.checkpoint_dir
             if new and not job.overwrite and not distributed.launched_rank():
                 refuse_to_overwrite(new)            # again, now that the folder is ours
-            with StopSignals() as stop, set_aside(new):
+            with StopSignals() as stop, set_aside(new, CHECKPOINTS):
                 history = train(job, stop)
             if history is None:
                 return 128 + (stop.number or signal.SIGTERM)

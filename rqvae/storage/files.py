@@ -100,6 +100,49 @@ def remove_stale_temporaries(folder) -> None:
                 path.unlink()
 
 
+@contextlib.contextmanager
+def set_aside(folder, names):
+    """Put files of `folder` out of the way of new ones of the same names, while a `with` block lasts; None does nothing.
+
+    They are called `earlier-NAME` until `remove_aside` is called, when the new ones stand, so that nobody takes the ones
+    for the others. If none of the new ones stands in the end, they are put back.
+
+    Args:
+        names: in the order in which they are set aside; the new ones are written in the same.
+    """
+    if folder is None:
+        yield
+        return
+    mend(folder, names)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder / name, folder / f"earlier-{name}")
+    try:
+        yield
+    finally:
+        if not any((folder / name).exists() for name in names):
+            for name in reversed(names):
+                with contextlib.suppress(OSError):
+                    os.replace(folder / f"earlier-{name}", folder / name)
+
+
+def mend(folder, names) -> None:
+    """Put back what a process had set aside that was killed before it had set all aside: then the last is still there."""
+    *others, last = names
+    if (folder / last).exists() and not (folder / f"earlier-{last}").exists():
+        for name in others:
+            if not (folder / name).exists():
+                with contextlib.suppress(OSError):
+                    os.replace(folder / f"earlier-{name}", folder / name)
+
+
+def remove_aside(folder, names) -> None:
+    """Delete what was set aside: what took its place stands."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / f"earlier-{name}")
+
+
 def cache_folder():
     """Where this platform keeps what can be made again; None for a user without a home."""
     try:

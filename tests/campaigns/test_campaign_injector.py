@@ -21,7 +21,8 @@ from cli.test_blended import publish_and_grow, told        # noqa: F401
 from test_faults import contents, needs_fork, origin, place, same_run       # noqa: F401
 from rqvae import RqVae
 from rqvae.storage.checkpoint import load_checkpoint
-from rqvae.training import mend
+from rqvae.storage.files import mend
+from rqvae.training import CHECKPOINTS
 
 pytestmark = [pytest.mark.campaign, needs_fork]
 
@@ -238,7 +239,7 @@ class Run:
 
     def judge(self, point):
         last = Path("run/last.ckpt")
-        mend(Path("run"))                                           # as what comes next begins
+        mend(Path("run"), CHECKPOINTS)                                           # as what comes next begins
         if last.exists() and last.read_bytes() == self.old["last.ckpt"]:
             assert Path("run/best.ckpt").read_bytes() == self.old["best.ckpt"], point
             return "the old run, untouched"
