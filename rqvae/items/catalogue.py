@@ -22,7 +22,7 @@ from typing import List, NamedTuple
 import numpy as np
 import torch
 
-from ..storage.files import cache_folder, write_atomically
+from ..storage.files import cache_folder, remove_stale_temporaries, write_atomically
 
 _BUCKETS = 8192         # V
 _RECIPE = 1             # part of the cache's file name: raise it when features come out differently
@@ -211,5 +211,6 @@ def _write_cache(path, catalogue) -> None:
     try:
         write_atomically(path, lambda file: np.savez(
             file, features=catalogue.features.numpy(), items=np.frombuffer(items, dtype=np.uint8)))
+        remove_stale_temporaries(path.parent)
     except OSError:
         pass                # read-only or full: the next run builds it again

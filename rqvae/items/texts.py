@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..progress import in_notebook
-from ..storage.files import write_atomically
+from ..storage.files import remove_stale_temporaries, write_atomically
 from ..storage.item_ids import of_one_kind
 from ..storage.words import brief, counted, describe_content, nearest_names, shown, spelled, warn
 from . import DEFAULT_ENCODER, SMALL_ENCODER
@@ -139,6 +139,7 @@ def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch
     features = encode_texts(texts, model_name, batch_size=batch_size, device=device)
     try:
         write_atomically(path, lambda file: np.save(file, features.numpy()))
+        remove_stale_temporaries(path.parent)
     except OSError as error:
         warn(f"the encoded features cannot be kept ({error}); they will be encoded again next time")
     return features

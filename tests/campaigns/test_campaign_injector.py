@@ -1,7 +1,8 @@
 """A kill at every point at which a command touches the disk or ends a batch: afterwards there is the old set or the new.
 
-The points of a command are counted in one run of it: every `open` for writing, `fsync`, `link`, `replace` and `unlink`,
-every training step and every chunk that is encoded. Then it is run once for each point and killed before that one.
+The points of a command are counted in one run of it: every `open` for writing, `write` to such a file by its number, `fsync`,
+`link`, `replace`, `rename`, `unlink`, `mkdir` and change of a length, every training step and every chunk that is encoded.
+Then it is run once for each point and killed before that one.
 """
 
 import builtins
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import infer
 import train
@@ -36,7 +38,7 @@ def killed_at(point, work):
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-            counter = _inject(point)
+            counter = _inject(point, told)
             code = work()
             os.write(told, json.dumps(counter).encode())
         finally:
@@ -47,7 +49,7 @@ def killed_at(point, work):
     return os.waitpid(child, 0)[1], passed
 
 
-def _inject(point):
+def _inject(point, told):
     counter = {}
 
     def count(kind):
@@ -64,8 +66,9 @@ def _inject(point):
             return original(*arguments, **options)
         setattr(holder, name, wrapped)
 
-    for name in ("replace", "link", "fsync", "unlink"):
+    for name in ("replace", "rename", "link", "fsync", "unlink", "mkdir", "ftruncate", "pwrite"):
         wrap(os, name)
+    wrap(os, "write", "write", lambda handle, *_: handle > 2 and handle != told)
     wrap(os, "open", "open", lambda path, flags, *_: flags & (os.O_WRONLY | os.O_RDWR))
     wrap(builtins, "open", "open", lambda path, mode="r", *_: set(mode) & set("wxa+") and path != os.devnull)
     wrap(RqVae, "training_step", "batch")
@@ -218,6 +221,44 @@ def test_a_model_folder_is_the_old_or_the_new(two_models):
     RqVae.from_pretrained("out")
 
 
+class Cache:
+    """A folder that was empty: afterwards the file is there or not, and what it is made for gives the same."""
+
+    def __init__(self, work):
+        self.work, self.folder = work, Path("cache")
+
+    def begin(self):
+        for path in self.folder.glob("*") if self.folder.exists() else ():
+            path.unlink()
+
+    def learn(self):
+        self.whole = contents(self.folder)
+        assert len(self.whole) == 1
+
+    def judge(self, point):
+        kept = next(iter(self.whole)) in contents(self.folder)
+        self.work()
+        assert contents(self.folder) == self.whole, (point, sorted(contents(self.folder)))
+        return "kept" if kept else "made again"
+
+
+def test_features_of_texts_are_kept_whole_or_made_again(place, monkeypatch):
+    from rqvae.items import texts
+    monkeypatch.setattr(texts, "encode_texts", lambda texts, *_, **__: torch.arange(12.0).reshape(3, 4))
+    work = lambda: 0 * len(texts.encode_texts_once(["a", "b", "c"], "cache", "label", "encoder"))           # noqa: E731
+    campaign("cache of encoded texts", work, Cache(work))
+
+
+def test_a_catalogue_is_kept_whole_or_made_again(place):
+    from rqvae.items import catalogue
+    Path("library").mkdir()
+    for number in range(40):
+        Path(f"library/m{number}.py").write_text("".join(
+            f'def f{number}_{one}():\n    """Returns the {one} of words {number * one} and more of them."""\n' for one in range(6)))
+    work = lambda: 0 * len(catalogue._load(Path("library"), 4, "cache").names)                              # noqa: E731
+    campaign("cache of the catalogue", work, Cache(work))
+
+
 class Run:
     """A run that replaces another: whatever it was killed at, what comes next ends as a straight one, or the old is there."""
 
@@ -268,3 +309,37 @@ def test_a_run_that_keeps_published_ids_is_the_one_or_the_other(two_models):
     argv = ["--from", "checkpoints/best.ckpt", "--keep", "pub.json", "--data", "grown.npy", "--item-ids", "grown.json",
             "--checkpoint-dir", "run", "--epochs", "2", "--seed", "9", "--batch-size", "100"]
     campaign("train --keep --overwrite", lambda: train.main([*argv, "--overwrite"]), Run(argv))
+
+
+class First(Run):
+    """A run in a folder that has none: what it was killed at is resumed, or begun again without --overwrite."""
+
+    def __init__(self):
+        self.argv, self.old = Run.argv, {}
+
+    def judge(self, point):
+        code, outcome = 1, "begun again, as a straight one"
+        if any(Path("run", name).exists() for name in CHECKPOINTS):
+            code, outcome = killed_at(-1, lambda: train.main(
+                ["--resume", "--checkpoint-dir", "run", "--epochs", "2"]))[0], "resumed, as a straight one"
+        else:
+            code, _ = killed_at(-1, lambda: train.main(self.argv))
+        assert code == 0 and same_run("run", "straight"), (point, outcome)
+        assert sorted(os.listdir("run")) == ["best.ckpt", "last.ckpt", "metrics.jsonl"], point
+        return outcome
+
+
+def test_a_first_run_is_begun_again_or_resumed(place):
+    campaign("train, the first run", lambda: train.main(Run.argv), First())
+
+
+class Resumed(First):
+    """A run of one epoch that goes on to two."""
+
+    def __init__(self):
+        self.argv, self.old = None, {path.name: path.read_bytes() for path in Path("begun").iterdir()}
+
+
+def test_a_run_that_goes_on_is_resumed_again(place):
+    assert train.main([*Run.argv[:2], "--checkpoint-dir", "begun", "--epochs", "1", *Run.argv[6:]]) == 0
+    campaign("train --resume", lambda: train.main(["--resume", "--checkpoint-dir", "run", "--epochs", "2"]), Resumed())
