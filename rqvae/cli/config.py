@@ -16,12 +16,13 @@ HANDED_ON = ("preset", "val_fraction", "seed", "epochs", "batch_size", "weights"
 
 
 @spelled
-def options_of(path, actions) -> dict:
+def options_of(path, actions, others=()) -> dict:
     """The options that a file sets: dest -> value.
 
     Args:
         path: .json, .toml, or the .ckpt of a run.
         actions: of the parser, by dest.
+        others: names of the options that the other command alone has.
 
     Raises:
         ValueError: another kind of file, an option that there is not, a value of another kind.
@@ -30,6 +31,9 @@ def options_of(path, actions) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"--config is {path}, which is not a file")
+    if path.suffix == ".ckpt" and "ckpt" in actions:
+        raise ValueError(f"--config is {path}, whose options are those of train; infer takes it by --ckpt {path}, with the items that "
+                         "it was trained on")
     if path.suffix == ".ckpt":
         found = {name: _listed(value, actions[name]) for name, value in _recorded(path).items()
                  if name in actions and value is not None}
@@ -38,17 +42,30 @@ def options_of(path, actions) -> dict:
             name = next(iter(wrong))
             raise ValueError(f"{path}: {name} is {brief(found[name])!r}, which no run records; it must be {wrong[name]}")
         return found
-    found = {str(name).replace("-", "_"): value for name, value in _read(path).items()}
-    found = {f"{name}_" if f"{name}_" in actions else name: value for name, value in found.items()}        # "from"
-    found = {name: _listed(value, actions.get(name)) for name, value in found.items()}
-    for name, value in found.items():
-        if name not in actions or name in ("help", "version", "config"):
-            near = difflib.get_close_matches(name, [known.rstrip("_") for known in actions], n=1, cutoff=0.6)
-            raise ValueError(f"{path} sets {name}, which is no option" + (f"; did you mean {near[0]}?" if near else ""))
-        wrong = _wrong(value, actions[name])
+    found, actions = {}, {name: action for name, action in actions.items() if name not in ("help", "version", "config")}
+    for written, value in _read(path):
+        name = written.replace("-", "_")
+        name = f"{name}_" if f"{name}_" in actions else name            # "from"
+        if name not in actions:
+            raise ValueError(f"{path} sets {written}, which {_no_option(name, actions, others)}")
+        if name in found:
+            raise ValueError(f"{path} sets {written} twice; leave one of them out")
+        if value is None:
+            raise ValueError(f"{path} sets {written} to nothing (null); leave it out")
+        found[name] = actions[name].const if value is True and actions[name].nargs == "?" else _listed(value, actions[name])
+        wrong = _wrong(found[name], actions[name])
         if wrong:
-            raise ValueError(f"{path} sets {name} to {value!r}; it must be {wrong}")
+            raise ValueError(f"{path} sets {written} to {repr(value[:60]) if isinstance(value, str) else brief(value)}; it must be {wrong}")
     return found
+
+
+def _no_option(name, actions, others) -> str:
+    """What a name is that is no option of this command: one of the other, or a slip of the pen."""
+    if name in others:
+        ours, other = ("infer", "train") if "ckpt" in actions else ("train", "infer")
+        return f"is an option of {other} and not of {ours}; keep a file for each of them"
+    near = difflib.get_close_matches(name, [known.rstrip("_") for known in actions], n=1, cutoff=0.6)
+    return "is no option" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _listed(value, action):
@@ -58,21 +75,27 @@ def _listed(value, action):
 
 
 def _read(path):
+    """[(name, value)] of a file, also those that stand there twice."""
     if path.suffix not in (".json", ".toml"):
         raise ValueError(f"--config is {path}; its suffix must be .json, .toml, or .ckpt for the options of a run")
+    if path.suffix == ".toml" and sys.version_info < (3, 11):
+        raise ValueError(f"{path}: TOML needs Python 3.11; write it as .json")
     try:
+        text = path.read_text("utf-8-sig")
         if path.suffix == ".json":
-            found = json.loads(path.read_text("utf-8"))
-        elif sys.version_info >= (3, 11):
-            import tomllib
-            found = tomllib.loads(path.read_text("utf-8"))
+            found = json.loads(text, object_pairs_hook=_Pairs)
         else:
-            raise ValueError(f"{path}: TOML needs Python 3.11; write it as .json")
-    except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+            import tomllib
+            found = _Pairs(tomllib.loads(text).items())
+    except (ValueError, RecursionError) as error:           # no JSON, no text, a number of 5,000 digits
         raise ValueError(f"{path} cannot be read as {path.suffix} ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(found, _Pairs):
         raise ValueError(f'{path} holds a {type(found).__name__}; expected options such as {{"epochs": 20}}')
     return found
+
+
+class _Pairs(list):
+    """An object of JSON."""
 
 
 def _recorded(path):

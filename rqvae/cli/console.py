@@ -39,7 +39,12 @@ class ArgumentParser(argparse.ArgumentParser):
     Args:
         program: how the user started us, see `command`; what is parsed has it as `program`.
         verb: "train" or "infer".
+
+    Attributes:
+        other: the parser of the other command, whose options a file may name by mistake.
     """
+
+    other = None
 
     def __init__(self, program, verb, **settings):
         super().__init__(prog=command(program, verb), allow_abbrev=False, **settings)
@@ -57,7 +62,9 @@ class ArgumentParser(argparse.ArgumentParser):
         config = first.parse_known_args(args)[0].config
         if config:
             try:
-                self.set_defaults(**options_of(config, {action.dest: action for action in self._actions}))
+                actions = {action.dest: action for action in self._actions}
+                others = {action.dest for action in self.other._actions} - {*actions} if self.other else ()
+                self.set_defaults(**options_of(config, actions, others))
             except (ValueError, OSError) as error:
                 self.error(str(error))
         found, unknown = self.parse_known_args(args, namespace)

@@ -40,14 +40,20 @@ def main(argv=None, *, program="rqvae") -> int:
 
 def train(argv=None, *, program="rqvae") -> int:
     """The command `train`."""
-    from .train_options import build_parser
-    return run_command(build_parser(program), lambda: _loaded("train"), argv)
+    return _command("train", argv, program)
 
 
 def infer(argv=None, *, program="rqvae") -> int:
     """The command `infer`."""
-    from .infer_options import build_parser
-    return run_command(build_parser(program), lambda: _loaded("infer"), argv)
+    return _command("infer", argv, program)
+
+
+def _command(verb, argv, program):
+    from . import infer_options, train_options
+    parsers = {"train": train_options.build_parser(program), "infer": infer_options.build_parser(program)}
+    parser = parsers.pop(verb)
+    parser.other, = parsers.values()
+    return run_command(parser, lambda: _loaded(verb), argv)
 
 
 def _loaded(verb):

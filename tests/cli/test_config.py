@@ -52,6 +52,10 @@ def test_a_run_hands_on_its_options(folder):
     ('{"preset": "tigre"}', "it must be one of closed, documented"),
     ('{"hidden_dim": []}', "it must be a list of at least one"),
     ("[1]", "holds a list; expected options such as"),
+    ('{"epochs": 1, "epochs": 2}', "run.json sets epochs twice"), ('{"batch-size": 1, "batch_size": 2}', "sets batch_size twice"),
+    ('{"data": null}', "sets data to nothing (null); leave it out"), ('{"config": "a.json"}', "run.json sets config, which is no option\n"),
+    ('{"output": "ids.json"}', "sets output, which is an option of infer and not of train; keep a file for each"),
+    ('{"epochs": %s}' % ("9" * 5000), "run.json cannot be read as .json"), ('{"epochs": %s}' % ("[" * 10 ** 5), "cannot be read as .json"),
     ("{", "cannot be read as .json"),
 ])
 def test_what_is_wrong_with_a_file_is_named(folder, capsys, content, words):
@@ -59,6 +63,23 @@ def test_what_is_wrong_with_a_file_is_named(folder, capsys, content, words):
     assert train.main(["--config", "run.json"]) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+def test_options_of_a_run_are_those_of_train(folder, capsys):
+    """infer takes the checkpoint itself, and the items that it was trained on."""
+    assert train.main(["--data", "items.npy", "--epochs", "0", *TINY]) == 0
+    Path("both.json").write_text('{"data": "items.npy", "epochs": 1}')
+    capsys.readouterr()
+    for argv, words in ((["--config", "checkpoints/best.ckpt"], "infer takes it by --ckpt checkpoints/best.ckpt"),
+                        (["--config", "both.json"], "sets epochs, which is an option of train and not of infer")):
+        assert infer.main(argv) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_what_may_stand_alone_is_true_in_a_file_and_a_mark_of_utf_8_is_none_of_its_words(folder):
+    Path("run.json").write_text('\ufeff{"report": true, "unique": true, "ckpt": true}', "utf-8")
+    assert train.main(["--data", "items.npy", "--epochs", "0", *TINY]) == 0
+    assert infer.main(["--config", "run.json"]) == 0
 
 
 def test_other_files_and_none_are_refused(folder, capsys):
