@@ -7,6 +7,7 @@ Words:  claim = bytes that the file would take by its own words, or if the reade
 """
 
 import gzip
+import inspect
 import io
 import json
 import os
@@ -324,6 +325,48 @@ def plain_dictionary(path, **columns):
     import pyarrow.parquet
     pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd", store_schema=False)
     return path
+
+
+def lying(path, **columns):
+    """Pages as large as they can be, in a file whose index says of each column that it has 12 values, of 1,000 bytes."""
+    import pyarrow
+    from pyarrow import parquet
+    table = pyarrow.table(columns)
+    most = {"max_rows_per_page": 1 << 30} if "max_rows_per_page" in inspect.signature(parquet.write_table).parameters else {}
+    parquet.write_table(table, path, row_group_size=len(table), compression="zstd", write_statistics=False, data_page_size=1 << 30, **most)
+    whole = path.read_bytes()
+    begin = len(whole) - 8 - struct.unpack("<I", whole[-8:-4])[0]
+    group, index = parquet.read_metadata(path).row_group(0), whole[begin:-8]
+    sizes = {group.total_byte_size: 1000, **{group.column(place).total_uncompressed_size: 1000 for place in range(group.num_columns)},
+             **{group.column(place).num_values: 12 for place in range(group.num_columns)}, len(table): 12}
+    for size, said in sizes.items():
+        index = index.replace(varint(2 * size), varint(2 * said))
+    return put(path, whole[:begin] + index + struct.pack("<I", len(index)) + b"PAR1")
+
+
+def varint(number):
+    """As Thrift's compact protocol has it."""
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
+
+
+@case("item IDs .parquet", "a page of 320 MB, of which the index knows nothing", item_ids)
+def _(folder):
+    import pyarrow
+    return lying(folder / "x.parquet", item_id=pyarrow.array(np.zeros(40 * M, np.int64))), 320 * M
+
+
+@case("features .parquet", "a page of 256 MB, of which the index knows nothing", features)
+def _(folder):
+    import pyarrow
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.zeros(64 * M, np.float32)), 64).cast(pyarrow.list_(pyarrow.float32()))
+    return lying(folder / "x.parquet", embedding=lists), 256 * M
+
+
+@case("interactions .parquet", "8 * 10^7 times one user, of whom the index knows 12", interactions)
+def _(folder):
+    import pyarrow
+    zeros = pyarrow.array(np.zeros(80 * M, np.int32))
+    return lying(folder / "x.parquet", user=zeros, item=zeros), 640 * M
 
 
 @case("features .parquet", "item IDs that repeat a text of 1 MB 2,000 times", features)

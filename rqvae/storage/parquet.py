@@ -1,8 +1,8 @@
 """Columns of a Parquet file, some thousand rows at a time, no larger than its length allows. Knows no content.
 
-A page of a few bytes can say one number, or one long text, a billion times. So what the columns would be is summed up
-before anything is decoded: numbers by what the file says of its parts, texts from a dictionary of the different ones
-and the places where they stand.
+A page of a few bytes can say one number, or one long text, a billion times, and the index of the file can say nothing of it.
+So what the columns would be is summed up before anything is decoded: numbers by what each page says of itself, texts from a
+dictionary of the different ones and the places where they stand.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ _ROWS = 2**12                       # decoded at once
 _SAFE = (14, 0, 1)                  # the version of pyarrow from which on a schema leads to no code
 # Bytes of a value once it is decoded; a text has its own in addition.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12, "BYTE_ARRAY": 16}
+
+_BEGINNING = 2**14              # bytes of a page in which its header ends, statistics and all
+_DEEPEST = 8                    # structs in one another; the format has three
+_UNPACKED, _PACKED, _KINDS = 2, 3, (5, 7, 8)        # fields of a PageHeader: two sizes, and the header of each kind of page
 
 
 class ParquetTable:
@@ -81,11 +85,11 @@ class ParquetTable:
         while True:
             with decoding(self.path):
                 batch = next(batches, None)
+                read += len(batch) if batch else 0
+                if read > self.num_rows or batch is None and read < self.num_rows:
+                    raise ValueError(f"it has {read:,} rows{', and more' if batch else ''}, and its index promises {self.num_rows:,}")
                 if batch is None:
-                    if read != self.num_rows:
-                        raise ValueError(f"{read:,} of the {self.num_rows:,} rows that it promises are there")
                     return
-                read += len(batch)
                 arrays = [batch.column(name) for name in columns]
                 taken += sum(map(_text_bytes, arrays))
             self._require(columns, taken)
@@ -95,9 +99,9 @@ class ParquetTable:
                 yield plain
 
     def _numbers(self, columns) -> int:
-        """Bytes that the columns would be, but for texts that are said more than once, as the file says of its parts."""
+        """Bytes that the columns would be, but for texts that are said more than once, as index and pages say."""
         total = 0
-        with decoding(self.path):
+        with decoding(self.path), open(self.path, "rb") as file:
             lengths = [max(0, self._file.schema.column(place).length or 0) for place in range(self._metadata.num_columns)]
             for number in range(self._metadata.num_row_groups):
                 group = self._metadata.row_group(number)
@@ -106,8 +110,12 @@ class ParquetTable:
                     if chunk.file_path:
                         raise ValueError(f"it names another file, {chunk.file_path!r}, for its column")
                     if chunk.path_in_schema.split(".")[0] in columns:
+                        if chunk.physical_type == "BYTE_ARRAY" and "DELTA_BYTE_ARRAY" in chunk.encodings:     # a text is a part of all before
+                            raise ValueError("its texts are packed as DELTA_BYTE_ARRAY, which is not read")
                         width = _WIDTHS.get(chunk.physical_type, lengths[place])
-                        total += max(chunk.num_values * width, chunk.total_uncompressed_size)
+                        begin = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
+                        found = sum(max(unpacked, count * width) for unpacked, count in _pages(file, begin, chunk.total_compressed_size))
+                        total += max(chunk.num_values * width, chunk.total_uncompressed_size, found)
         return total
 
     def _require(self, columns, taken):
@@ -126,3 +134,72 @@ def _text_bytes(array) -> int:
         return 0
     lengths = compute.binary_length(array.dictionary)
     return compute.sum(compute.cast(lengths, "int64").take(array.indices)).as_py() or 0
+
+
+def _pages(file, begin, length):
+    """Yield (bytes unpacked, number of values) of each page of a part that lies in an open file, as its header says.
+
+    Format: parquet.thrift, PageHeader, in Thrift's compact protocol; three numbers are wanted, the rest is passed over.
+
+    Raises:
+        ValueError: a header is damaged, or its page leads out of the part.
+    """
+    place, end = begin, begin + length
+    while place < end:
+        file.seek(place)
+        header = _Header(file.read(min(_BEGINNING, end - place)))
+        fields = header.struct()
+        unpacked, packed = fields.get(_UNPACKED), fields.get(_PACKED)
+        kind = next((fields[name] for name in _KINDS if isinstance(fields.get(name), dict)), {})
+        sizes = (unpacked, packed, kind.get(1, 0))
+        if not all(type(size) is int and size >= 0 for size in sizes) or place + header.place + packed > end:
+            raise ValueError(f"the page at byte {place:,} has a damaged header")
+        yield unpacked, sizes[2]
+        place += header.place + packed
+
+
+class _Header:
+    """The bytes of a struct of Thrift, and how far they are read."""
+
+    def __init__(self, content):
+        self.content, self.place = content, 0
+
+    def struct(self, depth=0) -> dict:
+        """field number -> its number, or its fields; of other kinds nothing is kept."""
+        fields, field = {}, 0
+        while head := self.byte():
+            field = field + (head >> 4) if head >> 4 else self.number()
+            fields[field] = self.value(head & 15, depth)
+        return fields
+
+    def value(self, kind, depth):
+        if kind in (1, 2):                      # true and false, which stand in the head
+            return None
+        if kind in (4, 5, 6):
+            return self.number()
+        if kind == 12 and depth < _DEEPEST:
+            return self.struct(depth + 1)
+        if kind not in (3, 7, 8):               # lists and maps, of which a page's header has none
+            raise ValueError("the header of a page has a field of another kind")
+        length = self.unsigned() if kind == 8 else {3: 1, 7: 8}[kind]
+        self.place += length
+
+    def number(self) -> int:
+        coded = self.unsigned()
+        return coded >> 1 if coded % 2 == 0 else -(coded + 1 >> 1)
+
+    def unsigned(self) -> int:
+        found = shift = 0
+        while shift < 70:
+            byte = self.byte()
+            found |= (byte & 127) << shift
+            if byte < 128:
+                return found
+            shift += 7
+        raise ValueError("the header of a page has a number of more than 64 bits")
+
+    def byte(self) -> int:
+        if self.place >= len(self.content):
+            raise ValueError("the header of a page is cut off")
+        self.place += 1
+        return self.content[self.place - 1]
