@@ -467,6 +467,42 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(place, capsys
     assert words in refused(infer, ["--ckpt", *argv], capsys)
 
 
+@pytest.mark.parametrize("argv, named", [
+    (["--data", "items.npy", "--output", "items.npy"], "--data is items.npy"), (["--output", "items.npy"], "--data is "),
+    (["--data", "here", "--output", "here/items.npy"], "--data is here"), (["--data", "it*s.npy", "--output", "items.npy"], "--data is "),
+    (["--data", "items.npy", "--item-ids", "ids.json", "--output", "ids.json"], "--item-ids is ids.json"),
+    (["--names", "ids.json", "--output", "link.json"], "--names is ids.json"),
+    (["--data", "items.npy", "--output", "model/config.json", "--save-pretrained", "model"], "is of the model folder, and another output")])
+def test_what_a_command_reads_it_does_not_write_over(place, capsys, argv, named):
+    Path("ids.json").write_text(json.dumps([f"item{row}" for row in range(200)]))
+    Path("here").mkdir()
+    Path("here/items.npy").write_bytes(Path("items.npy").read_bytes())
+    Path("link.json").symlink_to("ids.json")
+    before = contents()
+    assert named in refused(infer, ["--ckpt", *argv, "--overwrite"], capsys)
+    assert contents() == before
+
+
+def test_a_run_does_not_replace_the_one_that_it_goes_on_from(place, capsys):
+    assert infer.main(["--ckpt", "--output", "ids.json"]) == 0
+    before = contents()
+    argv = ["--from", "checkpoints/best.ckpt", "--keep", "ids.json", "--data", "items.npy", "--epochs", "1", "--overwrite"]
+    assert "--from is checkpoints/best.ckpt, which this run would replace" in refused(train, argv, capsys)
+    assert contents() == before
+
+
+@pytest.mark.parametrize("script, option", [
+    (train, "data"), (train, "checkpoint_dir"), (train, "resume"), (infer, "data"), (infer, "output"), (infer, "ckpt"), (infer, "names")])
+@pytest.mark.parametrize("value, words", [("", "is empty"), ("a\0b", "holds a NUL"), ("a\ud800", "holds half a character")])
+def test_what_is_no_name_is_told_by_its_option(place, capsys, script, option, value, words):
+    """An empty --data was the built-in catalogue, an empty --checkpoint-dir the current folder."""
+    Path("config.json").write_text(json.dumps({option: value}))
+    flag = f"--{option.replace('_', '-')}"
+    argv = ["--config", "config.json"] if value else [f"{flag}="]
+    if (value, option) != ("", "resume"):           # which is --resume alone
+        assert f"{flag} is" in (said := refused(script, argv, capsys)) and words in said
+
+
 def test_more_levels_than_a_form_has_letters_for_are_refused_before_the_work(place, capsys):
     assert train.main(["--data", "items.npy", "--epochs", "1", "--preset", "documented", "--num-quantizers", "27",
                        "--checkpoint-dir", "deep", *TINY]) == 0

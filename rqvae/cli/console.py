@@ -74,10 +74,25 @@ class ArgumentParser(argparse.ArgumentParser):
                 difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
             self.error(f"unknown argument {unknown[0]}; {hint}")
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str) and (reason := _unusable(word, action)):
+                    self.error(f"{action.option_strings[-1]} is {reason}")
         return found
 
     def error(self, message):
         self.exit(2, f"error: {shown(message)}\n")
+
+
+def _unusable(word, action):
+    """Why no option can mean this word; None for all others."""
+    if not word and action.const != "":
+        return "empty; leave it out, or say what it is: a variable of the shell that is not set is empty"
+    try:
+        return f"{word!r}, which holds a NUL, and no file has such a name" if b"\0" in os.fsencode(word) else None
+    except UnicodeEncodeError:
+        return f"{word!r}, which holds half a character, and no file has such a name"
 
 
 def _initials(flag) -> str:

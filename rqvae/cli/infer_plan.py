@@ -31,12 +31,13 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint
 from ..storage.files import check_writable
 from ..storage.model_folders import CONFIG_NAME, FOLDER_NAMES
 from ..storage.peers import UnknownPeer
+from ..storage.sets import is_expected
 from ..storage.words import warn
 from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
-from .sources import Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named
+from .sources import Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named, refuse_to_replace
 
 
 class Job(NamedTuple):
@@ -92,8 +93,10 @@ def prepare(arguments) -> Job:
         for _, path in job.outputs:
             check_writable(path.parent if path.suffix else path)
     if arguments.save_pretrained:
-        for name in FOLDER_NAMES:
-            refuse_existing(Path(arguments.save_pretrained) / name, arguments.overwrite)
+        for path in (Path(arguments.save_pretrained) / name for name in FOLDER_NAMES):
+            if is_expected(path):
+                raise ValueError(f"{path} is of the model folder, and another output as well; choose another name for one of them")
+            refuse_existing(path, arguments.overwrite)
         check_writable(arguments.save_pretrained)
     if arguments.export:
         refuse_existing(check_program(arguments.export), arguments.overwrite)
@@ -132,6 +135,8 @@ def prepare(arguments) -> Job:
     if arguments.against:
         against, made = load_published(arguments.against, code_sizes(model), model_identity(model), job.ancestors)
         job = job._replace(against=against, against_made=made)
+    named = {name: getattr(arguments, name) for name in ("names", "pairs", "against", "config")}
+    refuse_to_replace({**items.places, **named, "ckpt": None if arguments.save_pretrained else arguments.ckpt})
     if arguments.merge:
         job = job._replace(parts=find_shards(arguments.output or DEFAULT_OUTPUT))
     return prepare_unique(job)

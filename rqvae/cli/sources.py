@@ -15,6 +15,7 @@ from ..items import DEFAULT_ENCODER
 from ..items.interactions import Interactions, p5_interactions, read_interactions
 from ..items.texts import encode_texts_once, read_texts
 from ..storage.files import cache_folder
+from ..storage.sets import is_expected
 from ..storage.words import counted, nearest_names, shown
 from .item_options import INTERACTIONS, OPTIONS
 
@@ -220,6 +221,22 @@ def _plain(encoder):
     if Path(encoder).exists():
         return str(Path(encoder).resolve())
     return encoder if "/" in encoder else f"sentence-transformers/{encoder}"
+
+
+def refuse_to_replace(inputs) -> None:
+    """Refuse a command that would write over what it reads, though it may replace files.
+
+    Args:
+        inputs: option -> a path, several, a folder, a pattern, or what is none.
+    """
+    for option, named in inputs.items():
+        if isinstance(named, bool):
+            continue
+        for path in [named] if isinstance(named, (str, os.PathLike)) else named or ():
+            files = Path(path).iterdir() if os.path.isdir(path) else map(Path, glob.glob(str(path)) or [path])
+            if any(map(is_expected, files)):
+                raise ValueError(f"--{option.replace('_', '-')} is {path}, which this command would replace; choose another name for "
+                                 "what it writes")
 
 
 def _check_together(places):

@@ -97,6 +97,9 @@ def prepare(arguments) -> Job:
     settings = settle(arguments, recorded, resume_from)
     if resume_from is None and not arguments.overwrite:
         refuse_to_overwrite(folder)
+    if resume_from is None and settings.get("from_") and os.path.realpath(settings["from_"]) in map(
+            os.path.realpath, (folder / name for name in CHECKPOINTS)):
+        raise ValueError(f"--from is {settings['from_']}, which this run would replace; choose another --checkpoint-dir")
     check_writable(folder)
     if arguments.tensorboard:
         event_writer_class()                # a missing package is found before any work

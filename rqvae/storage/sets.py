@@ -53,6 +53,11 @@ def expect(path) -> None:
     _expected[target] = identity(target)
 
 
+def is_expected(path) -> bool:
+    """Whether this command will write there."""
+    return Path(os.path.realpath(path)) in _expected
+
+
 def expect_nothing() -> None:
     """A command begins or ends: what another one looked at is nobody's concern any more."""
     _expected.clear()
