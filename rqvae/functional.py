@@ -15,6 +15,7 @@ BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
 _TINY = 1e-9                        # numbers whose squares come near the smallest that float32 has
+_BELOW = 0.999                      # so much of a length, in one place rounded otherwise, is not above it in another
 _CANDIDATES = 8                     # codes that are looked at again, where no more are as near
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
@@ -37,15 +38,15 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = Fals
     """
     with torch.no_grad():
         x, codebook = _precise(x, codebook)
-        on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and codebook.abs().max() < _TINY:
+        asked = not _is_not_to_be_asked(x)
+        if asked and codebook.abs().max() < _TINY:
             x, codebook = _enlarged(x, codebook)
         offset = None if exact else harmful_offset(codebook)
         moved = codebook if offset is None else codebook - offset
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
         size = max(64, size * MANY_CODES // max(len(codebook), MANY_CODES))
         unsure = None
-        if on_cpu and not exact:        # distances below it, one for each code, and the largest of them
+        if asked and not exact:         # distances below it, one for each code, and the largest of them
             unsure = (moved.square().sum(dim=1) * _CANCELLED).sqrt()
             unsure = unsure, unsure.max()
         if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
@@ -119,8 +120,8 @@ def harmful_offset(codebook):
     some = codebook[::len(codebook) // 64 or 1]     # an offset that harms is many times the spread: few codes show it
     mean = some.mean(dim=0)
     harmful = 2 * mean.dot(mean) > some.square().sum() / len(some)
-    if codebook.device.type != "cpu" or torch.compiler.is_compiling():
-        return torch.where(harmful, mean, 0.0)      # to ask would wait for the device, and stops torch.export
+    if _is_not_to_be_asked(codebook):
+        return torch.where(harmful, mean, 0.0)
     return mean if harmful else None
 
 
@@ -135,6 +136,11 @@ def crowded(codebook: torch.Tensor) -> bool:
     numbers = torch.arange(len(codebook), device=codebook.device)
     return any(bool((squared_distances(part, codebook).masked_fill_(own[:, None] == numbers, math.inf).amin(dim=1) < limit).any())
                for part, own, limit in zip(*(values.split(ROWS_PER_CHUNK) for values in (codebook, numbers, limits))))
+
+
+def _is_not_to_be_asked(x):
+    """Whether to look at the numbers of `x` would wait for a device, stop torch.export, or be traced as if they were all others'."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _precise(x, codebook):
@@ -185,12 +191,22 @@ def row_lengths(x: torch.Tensor) -> torch.Tensor:
     return (x / largest).norm(dim=1, keepdim=True) * largest
 
 
+def within(x: torch.Tensor, reach: torch.Tensor) -> bool:
+    """Whether no row of x (B, D) is near `reach` (), where that costs one pass and no wait: on the CPU. False if in doubt."""
+    if _is_not_to_be_asked(x) or not reach > _TINY:
+        return False
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return bool((torch.linalg.vector_norm(x.detach(), dim=1, dtype=wide) < _BELOW * reach).all())
+
+
 def draw_in(x: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
     """Rows longer than `reach` brought nearer, to reach * (1 + log(length / reach)) in their direction.
 
     Rows within reach are left as they are, to the bit, and the order of lengths is kept; a row 100,000 times
     as long as it should be comes out 12 times as long. `draw_out` takes it back.
     """
+    if within(x, reach):
+        return x
     lengths = row_lengths(x)                                        # (B, 1)
     excess = (lengths / reach).clamp_min(1.0)
     return torch.where(excess > 1, x / excess * (1 + excess.log()), x)
@@ -198,6 +214,8 @@ def draw_in(x: torch.Tensor, reach: torch.Tensor) -> torch.Tensor:
 
 def draw_out(x: torch.Tensor, reach: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
     """What `draw_in` was given, if `x` is what it returned; of what is longer than `limit`, as if it were that long."""
+    if within(x, reach):
+        return x
     lengths = row_lengths(x)                                        # (B, 1)
     excess = (torch.minimum(lengths, limit) / reach - 1).clamp_min(0.0)
     return torch.where(excess > 0, x / lengths * (reach * excess.exp()), x)

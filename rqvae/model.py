@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .functional import draw_in, draw_out, row_lengths
+from .functional import draw_in, draw_out, row_lengths, within
 from .networks import Decoder, Encoder, Undrawn, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint, model_folders, peers
@@ -225,7 +225,7 @@ class RqVae(nn.Module):
         said = self.decoder(out.quantized)
         if self.parts:          # what is not there is not compared
             said = torch.where(self.missing(inputs), 0.0, said)
-        if self.robust:         # a row drawn in counts as one at the border would
+        if self.robust and not within(inputs, self.reach):      # a row drawn in counts as one at the border would
             weights = (self.reach / row_lengths(inputs)).clamp_max(1.0).square()            # (B, 1)
             recon_loss = (weights * F.mse_loss(said, inputs, reduction="none")).mean()
         else:

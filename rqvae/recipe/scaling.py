@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..functional import draw_in, row_lengths
+from ..functional import draw_in, row_lengths, within
 
 FAR_COLUMN = 30.0       # times the scale of the typical column: beyond it a column is of other units
 REACH = 4.0             # times the distance of the typical row from the middle: beyond it rows are drawn in
@@ -115,7 +115,10 @@ def unusual(model, rows_of, count) -> list:
     far = []
     for start in range(0, count, ROWS_PER_CHUNK):
         rows = rows_of(slice(start, start + ROWS_PER_CHUNK)).to(model.reach.device)
-        lengths = row_lengths(model.standardized(rows))[:, 0]
+        inputs = model.standardized(rows)
+        if within(inputs, border):
+            continue
+        lengths = row_lengths(inputs)[:, 0]
         far += (start + (lengths > border).nonzero()[:, 0]).tolist()
     said = []
     if columns:

@@ -7,7 +7,7 @@ import torch
 
 from samples import clustered
 from rqvae import RqVae, open_features
-from rqvae.functional import draw_in, draw_out, row_lengths
+from rqvae.functional import draw_in, draw_out, row_lengths, within
 from rqvae.recipe import MODEL
 from rqvae.recipe.initialization import initialize
 from rqvae.recipe.scaling import attainable_error, robust_scaling, unusual
@@ -59,6 +59,26 @@ def test_rows_are_drawn_in_and_out_again():
     torch.testing.assert_close(row_lengths(drawn)[2, 0].item(), 10 * (1 + math.log(1e10)), rtol=1e-6, atol=0)
     torch.testing.assert_close(draw_out(drawn, reach, torch.tensor(1e9)), rows, rtol=1e-3, atol=0)
     assert row_lengths(draw_out(drawn, reach, torch.tensor(20.0))).max() < 10 * math.e + 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("reach", [1e-30, 1e-9, 1.0, 27.7, 1e15])
+def test_a_look_at_all_rows_at_once_never_says_that_one_is_within_reach_which_is_not(reach, dtype):
+    rows = torch.nn.functional.normalize(torch.randn(400, 768, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    for length in (1e-3, 0.99, 1.0, 1.001, 1.1, 1e6, math.inf, math.nan):
+        one = (rows * reach * torch.cat([torch.full((399,), 1e-3), torch.tensor([length])])[:, None]).to(dtype)
+        beyond = not bool((one.double().square().sum(dim=1).sqrt() <= reach).all())
+        found = within(one, torch.tensor(reach))
+        assert not (found and beyond)
+        assert found or not length < 0.98 or reach <= 1e-9, "it saves nothing"
+        if found:
+            assert draw_in(one, torch.tensor(reach)) is one and draw_out(one, torch.tensor(reach), torch.tensor(reach)) is one
+
+
+def test_a_model_that_is_traced_draws_in_what_it_was_not_traced_with():
+    reach, far = torch.tensor(10.0), torch.tensor([[30.0, 40.0]])
+    traced = torch.jit.trace(lambda x: draw_in(x, reach), torch.ones(1, 2))
+    torch.testing.assert_close(traced(far), draw_in(far, reach))
 
 
 def test_attainable_error_of_a_line_a_plane_and_of_more_directions_than_bits():
