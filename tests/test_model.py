@@ -243,3 +243,15 @@ def test_loading_needs_no_compiler(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
+def test_a_subclass_that_encodes_otherwise_gives_its_own_codes():
+    class Other(RqVae):
+        def encode(self, features):
+            return super().encode(features.flip(1))
+
+    torch.manual_seed(0)
+    plain, features = RqVae(12, 16, 8, 32), torch.randn(50, 12)
+    other = Other(12, 16, 8, 32)
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(other.generate_semantic_ids(features), plain.generate_semantic_ids(features.flip(1)))
