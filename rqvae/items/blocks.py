@@ -22,8 +22,8 @@ import torch
 from ..storage.words import warn
 
 _SLOW = 2**30                   # bytes of columns that are read out of their file again and again; fewer go into memory
-_NEAR = 2**14                   # bytes between two numbers of a column that are read along with them
-_PIECE = 2**20                  # numbers of a column held at once
+_NEAR, _PAGE = 2**14, 2**12     # bytes between two numbers of a column, and between two rows, that are read along with them
+_PIECE = 2**20                  # numbers held at once on the way
 _MAPS, _MEMORY = "/proc/self/maps", "/proc/self/mem"        # what lies at an address, and its bytes: Linux has them
 _KINDS = {"U": "text", "S": "text", "b": "booleans", "c": "complex numbers", "M": "dates",
           "m": "time spans", "V": "records or raw bytes"}
@@ -115,22 +115,25 @@ class FileBlock:
             self._fill(file, raw, rows.start * row)
             return raw
         rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        order = np.argsort(rows, kind="stable")
-        for place, number in zip(order.tolist(), rows[order].tolist()):
-            self._fill(file, raw[place], number * row)
+        order, ordered, edges = _runs(rows, _PAGE // max(row, 1), _PIECE // self.shape[1])
+        if 2 * len(edges) > len(rows) or row != self.shape[1] * column:     # hardly any two can be read at once
+            for place, number in zip(order.tolist(), ordered.tolist()):
+                self._fill(file, raw[place], number * row)
+            return raw
+        for places in np.split(order, edges) if len(rows) else ():
+            first, last = rows[places[0]], rows[places[-1]]
+            piece = np.empty((last + 1 - first, self.shape[1]), self._stored)
+            self._fill(file, piece, first * row)
+            raw[places] = piece[rows[places] - first]
         return raw
 
     def _out_of_columns(self, file, rows):
         """The same where numbers of one column, and not of one row, lie beside each other."""
         rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        far = (np.diff(ordered) > _NEAR // self._stored.itemsize) | (np.diff(ordered // _PIECE) > 0)
         # A few more rows than are wanted: columns a power of two apart would share their lines of the cache.
         columns = np.empty((self.shape[1], len(rows) + 16), self._stored)[:, :len(rows)]
-        for places in np.split(order, np.flatnonzero(far) + 1):
-            if not len(places):
-                continue
+        order, _, edges = _runs(rows, _NEAR // self._stored.itemsize, _PIECE)
+        for places in np.split(order, edges) if len(rows) else ():
             first, last = rows[places[0]], rows[places[-1]]
             piece, wanted = np.empty(last + 1 - first, self._stored), rows[places] - first
             for number, column in enumerate(columns):
@@ -171,6 +174,15 @@ class MapBlock(FileBlock):
 
     def __reduce__(self):                                           # the address is of this process
         return partial(ArrayBlock, bfloat16=self.dtype == "bfloat16"), (self.raw(slice(0, self.shape[0])),)
+
+
+def _runs(rows, near, most):
+    """(where the rows stand in ascending order, the rows in it, where in it a run begins that is read by itself): within a run
+    the next is at most `near` rows on, and all lie within `most`."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    far = (np.diff(ordered) > near) | (np.diff(ordered // max(1, most)) > 0)
+    return order, ordered, np.flatnonzero(far) + 1
 
 
 def _identity(found):
