@@ -1,13 +1,18 @@
-"""Codes -> who shares an ID with whom. Changes no code; knows no vectors, no file and no token.
+"""Codes -> who shares an ID with whom; features -> who has the same. Changes nothing; knows no file and no token.
 
-Shapes:  N items   L levels
+Shapes:  N items   L levels   n rows of features   D their width
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+
 import numpy as np
 
 from .codes import as_array, as_codes
+
+SHIFT = 29                  # of a word when it is mixed: a bit of one number meets none of the same weight in the other
 
 
 def id_keys(codes) -> np.ndarray:
@@ -82,3 +87,24 @@ def collision_ranks(codes) -> tuple[np.ndarray, np.ndarray]:
     rank[order] = np.arange(len(keys)) - np.repeat(starts, sizes)
     size[order] = np.repeat(sizes, sizes)
     return rank, size
+
+
+def row_sums(rows, mixed=True) -> np.ndarray:
+    """(n,) 64-bit sums of float32 rows (n, D): two numbers, as they are stored, are a word, and every word counts times an
+    odd number of its place, modulo 2^64. One word changed always changes the sum.
+
+    A word is `mixed` with its own upper bits first: as it is, its highest bit, which is the sign of a number, counts 2^63
+    whatever the place, and the signs of two columns turned round, as a PCA made again turns them, cancel out.
+    """
+    if rows.shape[1] % 2:
+        rows = np.concatenate([rows, np.zeros((len(rows), 1), "<f4")], axis=1)
+    words = rows.view("<u8")
+    if mixed:
+        upper = words >> np.uint64(SHIFT)
+        words = np.bitwise_xor(words, upper, out=upper)
+    return np.einsum("nw,w->n", words, _factors(words.shape[1]))
+
+
+@functools.lru_cache(maxsize=8)
+def _factors(words):
+    return np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * words), "<u8") | 1

@@ -5,13 +5,13 @@ Shapes:  N rows (items)   D feature width   n rows of one piece
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import zlib
 
 import numpy as np
 
-SHIFT = 29                  # of a word when it is mixed: a bit of one number meets none of the same weight in the other
+from ..collisions import row_sums
+
 ROWS_PER_BLOCK = 1024       # a part of a table that begins at a multiple of it has a checksum of its own
 # What stands before the digits, by how they are made: now; from 1.2 to 1.3.0; in 1.1.
 FORMS = ("3:", "2:", "")
@@ -58,24 +58,3 @@ class BlockChecksums:
                 return None
             digest.update(crc.to_bytes(4, "little"))
         return self._form + digest.hexdigest()
-
-
-def row_sums(rows, mixed=True) -> np.ndarray:
-    """(n,) 64-bit sums of float32 rows (n, D): two numbers, as they are stored, are a word, and every word counts times an
-    odd number of its place, modulo 2^64. One word changed always changes the sum.
-
-    A word is `mixed` with its own upper bits first: as it is, its highest bit, which is the sign of a number, counts 2^63
-    whatever the place, and the signs of two columns turned round, as a PCA made again turns them, cancel out.
-    """
-    if rows.shape[1] % 2:
-        rows = np.concatenate([rows, np.zeros((len(rows), 1), "<f4")], axis=1)
-    words = rows.view("<u8")
-    if mixed:
-        upper = words >> np.uint64(SHIFT)
-        words = np.bitwise_xor(words, upper, out=upper)
-    return np.einsum("nw,w->n", words, _factors(words.shape[1]))
-
-
-@functools.lru_cache(maxsize=8)
-def _factors(words):
-    return np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * words), "<u8") | 1

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rqvae import open_features
-from rqvae.items.checksums import BlockChecksums, row_sums
+from rqvae.collisions import row_sums
+from rqvae.items.checksums import BlockChecksums
 
 ROWS = np.random.default_rng(0).standard_normal((2500, 6)).astype(np.float32)
 FACTORS = np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * 3), "<u8") | 1
