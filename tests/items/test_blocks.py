@@ -85,6 +85,18 @@ def test_columns_of_a_file_are_read_by_position(tmp_path, monkeypatch, stored, s
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(block)).read(GATHER), array[GATHER])
 
 
+@pytest.mark.parametrize("page, piece", [(2**12, 2**20), (50, 2**20), (50, 12), (0, 2**20), (2**12, 1)])
+def test_rows_near_each_other_are_read_at_once_and_each_stands_where_it_was_asked_for(tmp_path, monkeypatch, page, piece):
+    monkeypatch.setattr(blocks, "_PAGE", page)
+    monkeypatch.setattr(blocks, "_PIECE", piece)
+    array, generator = ROWS.repeat(10, axis=0) + np.arange(200)[:, None], np.random.default_rng(1)
+    path, offset = raw_file(tmp_path, array)
+    block = file_block(path, offset, array.shape, array.dtype)
+    for rows in (np.arange(200), np.delete(np.arange(200), [5, 6, 90]), generator.integers(0, 200, 300),
+                 np.array([199, 0, 0, 1, 2, 4, 3]), np.array([7]), np.empty(0, np.int64)):
+        assert np.array_equal(block.read(rows), array[rows])
+
+
 def test_a_large_fortran_file_is_called_slow_and_may_not_change(tmp_path):
     path = tmp_path / "large.npy"
     with open(path, "wb") as file:
