@@ -94,6 +94,55 @@ def test_a_file_that_a_checkpoint_names_is_refused_in_its_name(place, capsys):
         assert "odd.ckpt" in refused(train, ["--resume", "checkpoints/odd.ckpt"], capsys)
 
 
+@pytest.mark.parametrize("path", ["/**/*.npy", "*/*.npy", "a/**"])
+def test_many_folders_that_a_checkpoint_names_are_not_searched(place, capsys, path):
+    rewritten("checkpoints/best.ckpt", "odd.ckpt", data=path)
+    assert "is sought in many folders" in refused(infer, ["--ckpt", "odd.ckpt"], capsys)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name, argv", [
+    ("checkpoints/best.ckpt", ["--resume", "--epochs", "4"]), ("checkpoints/last.ckpt", ["--resume", "--epochs", "4"]),
+    ("checkpoints/metrics.jsonl", ["--resume", "--epochs", "4"]),
+    ("checkpoints/metrics.jsonl", ["--data", "items.npy", "--epochs", "1", "--overwrite", *TINY]),
+    ("o.json", ["--output", "o.json", "--overwrite"]), ("r.html", ["--report", "r.html", "--overwrite"]),
+    ("m.pt2", ["--export", "m.pt2", "--overwrite"]), ("o.json.manifest", ["--output", "o.json", "--overwrite"]),
+])
+def test_what_is_no_file_where_one_will_be_written_is_refused_before_the_work(place, capsys, name, argv, kind):
+    Path(name).unlink(missing_ok=True)
+    no_file(Path(name), kind)
+    assert name in refused(train if name.startswith("checkpoints") else infer, argv, capsys)
+
+
+def test_a_pipe_for_the_lines_of_a_run_is_not_waited_for(place):
+    Path("checkpoints/metrics.jsonl").unlink()
+    os.mkfifo("checkpoints/metrics.jsonl")
+    assert infer.main(["--report"]) == 0
+
+
+@pytest.mark.parametrize("name, script, argv", [
+    ("checkpoints/metrics.jsonl", train, ["--resume", "--epochs", "4"]), ("o.json.manifest", infer, ["--output", "o.json"])])
+def test_a_link_where_nobody_asked_to_write_is_left_as_it_is(place, capsys, name, script, argv):
+    Path("precious").write_text("mine")
+    Path(name).unlink(missing_ok=True)
+    Path(name).symlink_to(Path("precious").resolve())
+    assert name in refused(script, argv, capsys)
+
+
+def test_a_link_to_nothing_is_said_to_be_one(place, capsys):
+    Path("k").symlink_to("nowhere")
+    Path("k.npy").symlink_to("nowhere.npy")
+    for argv, words in ((["--data", "items.npy", "--checkpoint-dir", "k"], "k is a link to nowhere, where there is nothing"),
+                        (["--data", "k.npy", "--checkpoint-dir", "new"], "k.npy does not exist; it is a link to nowhere.npy")):
+        assert words in refused(train, argv, capsys)
+
+
+def test_a_file_that_the_disk_cannot_read_is_named(place, capsys):
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("needs a file whose first byte cannot be read")
+    assert "/proc/self/mem: Input/output error" in refused(infer, ["--data", "/proc/self/mem"], capsys)
+
+
 def model_folder(folder):
     RqVae(5, 6, 4, 8).save_pretrained(folder, safe_serialization=False)
     return folder

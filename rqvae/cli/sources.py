@@ -147,6 +147,9 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
         if isinstance(path, str) and path.startswith(("\\\\", "//")):
             raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not believed; name it by "
                              f"--{name.replace('_', '-')} if you trust it")
+        if isinstance(path, str) and ("**" in path or glob.has_magic(os.path.dirname(path))) and not Path(path).exists():
+            raise ValueError(f"{path}, which {checkpoint} names, is sought in many folders, about which a file is not believed; name it "
+                             f"by --{name.replace('_', '-')}")
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.

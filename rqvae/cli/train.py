@@ -101,6 +101,7 @@ def prepare(arguments) -> Job:
             os.path.realpath, (folder / name for name in CHECKPOINTS)):
         raise ValueError(f"--from is {settings['from_']}, which this run would replace; choose another --checkpoint-dir")
     check_writable(folder)
+    refuse_what_is_no_file(folder)
     if arguments.tensorboard:
         event_writer_class()                # a missing package is found before any work
     items = open_named(settings, blended=settings["preset"] != "documented", device=device,
@@ -261,6 +262,14 @@ def launch_of(path):
         return (load_checkpoint(path).get("rqvae") or {}).get("notes", {}).get("launch")
     except (CheckpointError, OSError):
         return None
+
+
+def refuse_what_is_no_file(folder) -> None:
+    """Of what a run writes; a link is followed from a checkpoint, but not from the lines that are added to."""
+    for path in (*(folder / name for name in CHECKPOINTS), folder / "metrics.jsonl"):
+        if path.exists() and not path.is_file() or path.suffix == ".jsonl" and path.is_symlink():
+            raise FileExistsError(f"{path} is a {'link' if path.is_symlink() else 'folder, a device or a pipe'}, where the run is to write; "
+                                  "remove it, or choose another --checkpoint-dir")
 
 
 def refuse_to_overwrite(folder) -> None:

@@ -21,7 +21,7 @@ from ..storage.words import warn
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
-from .generations import check_checkpoint, describe, manifest_path, verified_manifest, with_kinds, write_manifest
+from .generations import check_checkpoint, describe, manifest_path, read_manifest, verified_manifest, with_kinds, write_manifest
 from .tokens import level_letters
 
 OWN = ("json", "jsonl", "csv", "npy")          # of `save_semantic_ids`
@@ -70,7 +70,7 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             raise ValueError(f"--output is {place}; --format {name} writes .{name}")
         else:
             refuse_existing(place, overwrite)
-            refuse_existing(manifest_path(place), overwrite=True)
+            refuse_existing(manifest_path(place), overwrite or _is_manifest(place))
             if name == "npy":
                 refuse_existing(item_numbers_beside(place), overwrite)
             expect(manifest_path(place))
@@ -118,6 +118,13 @@ def which_keys(outputs, item_ids) -> str:
     return sentence
 
 
+def _is_manifest(place) -> bool:
+    """Whether what has the name of a manifest of `place` is one, and not somebody's file, or a link to it."""
+    with contextlib.suppress(ValueError):
+        return not manifest_path(place).is_symlink() and read_manifest(place) is not None
+    return False
+
+
 def refuse_existing(path, overwrite=False) -> None:
     """Raise FileExistsError, in the words of a command line, unless the file may be replaced."""
     remove_stale_temporaries(path.parent)           # what a killed writer had begun is finished or gone
@@ -125,6 +132,8 @@ def refuse_existing(path, overwrite=False) -> None:
         path.stat()                                 # a name that is too long is said now, and links in a circle
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, where a file is to be written; remove it, or choose another name")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a device or a pipe, where a file is to be written; choose another name")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; replace it by --overwrite, or choose another name")
     expect(path)

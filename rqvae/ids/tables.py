@@ -26,8 +26,10 @@ def write_table(file, codes, item_ids, names) -> None:
         warn(f"{len(formulas)} item IDs or names, such as {brief(formulas[0], 40)!r}, look like formulas to a spreadsheet, which "
              "may run them; open the file there as text, or choose .jsonl")
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
-    lines = csv.writer(text, lineterminator="\n")
     labels = [range(len(codes)) if item_ids is None else item_ids, *([] if names is None else [names])]
+    # Before 3.13 Python leaves a carriage return without the quotation marks that keep it from ending the line.
+    returns = any("\r" in str(label) for values in labels[item_ids is None:] for label in values)
+    lines = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
     lines.writerow(["row" if item_ids is None else "item_id", *([] if names is None else ["name"]),
                     *(f"code_{level}" for level in range(1, codes.shape[1] + 1))])
     for start in range(0, len(codes), _ROWS_AT_ONCE):

@@ -32,8 +32,8 @@ def training_history(path, extra) -> list:
     if not known:
         return []
     try:
-        lines = Path(path).with_name("metrics.jsonl").read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        lines = Path(path).with_name("metrics.jsonl")
+        rows = [json.loads(line) for line in lines.read_text("utf-8").splitlines()] if lines.is_file() else []
     except (OSError, ValueError):
         rows = []
     same = rows[:len(known)] == known and all(isinstance(row, dict) and "epoch" in row for row in rows)

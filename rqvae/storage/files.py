@@ -69,7 +69,9 @@ def check_writable(folder) -> None:
     """
     folder = Path(folder)
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not there.exists():
+            raise FileNotFoundError(f"{there} is a link to {os.readlink(there)}, where there is nothing; make that folder, or name another")
         if not there.is_dir():
             raise FileExistsError
         probe = temporaries.beside(there / "probe")
@@ -82,6 +84,8 @@ def check_writable(folder) -> None:
     except FileExistsError:
         raise NotADirectoryError(f"{folder} is a file; name a folder to write into") from None
     except OSError as error:
+        if not error.errno:
+            raise
         raise OSError(error.errno, f"cannot write here ({error.strerror}); name another folder", str(folder)) from error
 
 

@@ -75,13 +75,15 @@ def spell(error) -> None:
 
 
 def spelled(function: Function) -> Function:
-    """The function, with `shown` words in whatever it raises."""
+    """The function, with `shown` words in whatever it raises, and the file that it was given in an error of the system."""
     @functools.wraps(function)
     def called(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except Exception as error:
             spell(error)
+            if isinstance(error, OSError) and error.errno and error.filename is None:       # as where a disk cannot be read
+                error.filename = next((str(each) for each in arguments if isinstance(each, (str, os.PathLike))), None)
             raise
     return cast(Function, called)
 
@@ -111,6 +113,8 @@ def nearest_names(path) -> str:
     """`"; did you mean a.npy or b.npy?"`, or a word on the folder when nothing in it is similar."""
     path = Path(path)
     folder = path.parent
+    if path.is_symlink():
+        return f"; it is a link to {shown(os.readlink(path))}, where there is nothing"
     if not folder.is_dir():
         return f"; the folder {folder} does not exist"
     names = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=3, cutoff=0.5)

@@ -8,7 +8,8 @@ import pytest
 from rqvae import load_semantic_ids, save_semantic_ids
 
 
-@pytest.mark.parametrize("item_ids, names", [(None, None), (["a,b", 'say "x"'], ["Drill, 店", "line\nbreak"]), (["7", "3"], None)])
+@pytest.mark.parametrize("item_ids, names", [(None, None), (["a,b", 'say "x"'], ["Drill, 店", "line\nbreak"]), (["7", "3"], None),
+                                             (["a\rb", "c"], ["\r", "x\r\ny"]), (None, ["\r", "a\x85\u2028\x1c"])])
 def test_a_csv_is_what_any_reader_of_csv_makes_of_it_and_comes_back(tmp_path, item_ids, names):
     codes = np.array([[3, 1], [0, 255]])
     save_semantic_ids(codes, tmp_path / "ids.csv", item_ids=item_ids, names=names)
