@@ -25,6 +25,7 @@ from .storage.files import append_line, remove_aside, remove_stale_temporaries, 
 from .storage.words import spelled
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
+METRICS = "metrics.jsonl"
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 _ADVICE = "lower the learning rate, or look for extreme values in the features"
 
@@ -119,12 +120,12 @@ def fit(
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     if folder and not (folder / "best.ckpt").exists():
         run.best = math.inf                     # the best from here on
-    _prepare(folder, run.history)
     distributed.broadcast(model.state_dict().values())
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
     new = None if resume_from or distributed.rank() else folder
-    with set_aside(new, CHECKPOINTS), contextlib.closing(EpochReport(max_epochs, run, progress and not distributed.rank(), events)) as report, \
-            _interruptible(stop, folder, report) as stop:
+    shown = EpochReport(max_epochs, run, progress and not distributed.rank(), events)
+    with set_aside(new, CHECKPOINTS, along=[METRICS]), contextlib.closing(shown) as report, _interruptible(stop, folder, report) as stop:
+        _prepare(folder, run.history)
         while run.epoch < max_epochs:
             began = time.perf_counter()
             model.train()
@@ -218,13 +219,13 @@ def _prepare(folder, history):
         return
     remove_stale_temporaries(folder)
     lines = "".join(json.dumps(row) + "\n" for row in history)
-    write_atomically(folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+    write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
 
 
 def _append_line(folder, row):
     if folder is None or distributed.rank():
         return
-    append_line(folder / "metrics.jsonl", json.dumps(row))
+    append_line(folder / METRICS, json.dumps(row))
 
 
 def _save(run, folder, name):
@@ -236,5 +237,5 @@ def _save(run, folder, name):
         return None
     run.save(folder / name)
     if name == "last.ckpt" and not distributed.rank():
-        remove_aside(folder, CHECKPOINTS)
+        remove_aside(folder, (*CHECKPOINTS, METRICS))
     return folder / name

@@ -306,10 +306,7 @@ def test_a_new_run_that_fails_before_its_first_save_puts_the_old_one_back(place,
     before = contents("checkpoints")
     monkeypatch.setattr(RqVae, "training_step", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
     assert train.main([*RUN, "--checkpoint-dir", "checkpoints", "--epochs", "2", "--overwrite"]) == 1
-    after = contents("checkpoints")
-    assert {name: after[name] for name in before if name.endswith(".ckpt")} == {
-        name: content for name, content in before.items() if name.endswith(".ckpt")}
-    assert not any("earlier" in name for name in after)
+    assert contents("checkpoints") == before                    # its metrics as well
 
 
 @pytest.mark.parametrize("token, expected", [(None, 5), ("of now", 7)])

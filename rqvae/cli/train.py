@@ -27,7 +27,7 @@ from ..storage.checkpoint import CheckpointError, load_checkpoint, require_train
 from ..storage.files import check_writable, mend, remove_stale_temporaries, set_aside
 from ..storage.locks import locked
 from ..storage.words import counted, nearest_names, warn
-from ..training import CHECKPOINTS, TrainingInterrupted, fit
+from ..training import CHECKPOINTS, METRICS, TrainingInterrupted, fit
 from .console import StopSignals, command, say, say_lines
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, name_codes, prepare_keeping, split
@@ -232,7 +232,10 @@ def find_run(path, folder):
     """
     candidates = [Path(path)] if path else [folder / "last.ckpt", folder / "best.ckpt"]
     if not path and not any(candidate.exists() for candidate in candidates):
-        raise FileNotFoundError(f"there is no run to resume in {folder}{nearest_names(folder)}; "
+        aside = [f"{folder / f'earlier-{name}'} as {name}" for name in reversed(CHECKPOINTS) if (folder / f"earlier-{name}").exists()]
+        hint = f", which was to be replaced by a run that was killed; to go on with the old one, rename {' and '.join(aside)}" if aside \
+            else "" if folder.exists() else nearest_names(folder)
+        raise FileNotFoundError(f"there is no run to resume in {folder}{hint}; "
                                 "name its --checkpoint-dir, or start a new run without --resume")
     for candidate in candidates:
         try:
@@ -274,7 +277,8 @@ def refuse_what_is_no_file(folder) -> None:
 
 def refuse_to_overwrite(folder) -> None:
     remove_stale_temporaries(folder)
-    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()]
+    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()] or [
+        path.name for path in (folder / METRICS,) if path.exists() and path.stat().st_size]
     if there:
         raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
                          "replace it by --overwrite, or choose another --checkpoint-dir")
@@ -288,7 +292,7 @@ def run(job) -> int:
             new = None if job.resume_from else job.checkpoint_dir
             if new and not job.overwrite and not distributed.launched_rank():
                 refuse_to_overwrite(new)            # again, now that the folder is ours
-            with StopSignals() as stop, set_aside(new, CHECKPOINTS):
+            with StopSignals() as stop, set_aside(new, CHECKPOINTS, along=[METRICS]):
                 history = train(job, stop)
             if history is None:
                 return 128 + (stop.number or signal.SIGTERM)

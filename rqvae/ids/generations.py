@@ -22,6 +22,9 @@ from ..storage.words import brief, spelled
 MANIFEST = ".manifest"
 FORMAT = 1
 _BESIDE = 100                       # manifests that are looked at
+_KINDS = {"generation": str, "items": int, "published before": int, "levels": list, "format": str, "files": dict,
+          **dict.fromkeys(("checkpoint", "features"), (dict, type(None))), **dict.fromkeys(("unique", "parent"), (str, type(None))),
+          "rows": (list, type(None))}
 _MOST = 2 ** 24                     # bytes; an honest one has two thousand
 
 
@@ -91,8 +94,7 @@ def read_manifest(path):
             raise ValueError("a pipe, a folder, a link to nothing")
         with open(beside, "rb") as file:
             content = json.loads(file.read(_MOST))
-        known = content["manifest"], content["generation"], content["items"], content["levels"], content["files"]
-        whole = isinstance(known[4], dict) and all(isinstance(each["sha256"], str) for each in known[4].values())
+        whole = content["manifest"] != FORMAT or _is_whole(content)
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
@@ -102,6 +104,18 @@ def read_manifest(path):
         raise ValueError(f"{beside} has the format {brief(content['manifest'], 20)}, this version reads {FORMAT}; use the "
                          "version that wrote it")
     return content
+
+
+def _is_whole(content) -> bool:
+    """Whether what is looked up in a manifest is there, and of the kind that is written."""
+    if not all(isinstance(content.get(name), kind) for name, kind in _KINDS.items()):
+        return False
+    made, features = (content.get(name) or {} for name in ("checkpoint", "features"))
+    return (all(isinstance(each["sha256"], str) and isinstance(each.get("bytes", 0), int) for each in content["files"].values())
+            and all(type(size) is int and size > 0 for size in content["levels"]) and 0 <= content["published before"] <= content["items"]
+            and all(type(row) is int and row >= 0 for row in content.get("rows") or ())
+            and content.get("unique") in (None, "optimal", "nearest", "suffix")
+            and isinstance(made.get("options") or {}, dict) and isinstance(features.get("places") or {}, dict))
 
 
 def verified_manifest(path):

@@ -73,6 +73,8 @@ def plan_outputs(formats, output, overwrite=False) -> list:
             refuse_existing(manifest_path(place), overwrite or _is_manifest(place))
             if name == "npy":
                 refuse_existing(item_numbers_beside(place), overwrite)
+            if not overwrite:
+                read_manifest(place)                    # a file of that name that is none of ours stays
             expect(manifest_path(place))
     return outputs
 

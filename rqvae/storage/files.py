@@ -105,7 +105,7 @@ def remove_stale_temporaries(folder) -> None:
 
 
 @contextlib.contextmanager
-def set_aside(folder, names):
+def set_aside(folder, names, along=()):
     """Put files of `folder` out of the way of new ones of the same names, while a `with` block lasts; None does nothing.
 
     They are called `earlier-NAME` until `remove_aside` is called, when the new ones stand, so that nobody takes the ones
@@ -113,19 +113,21 @@ def set_aside(folder, names):
 
     Args:
         names: in the order in which they are set aside; the new ones are written in the same.
+        along: files that go with those, if there are any, and come back with them.
     """
     if folder is None:
         yield
         return
     mend(folder, names)
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(folder / name, folder / f"earlier-{name}")
+    if any((folder / name).exists() for name in names):
+        for name in (*names, *along):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / name, folder / f"earlier-{name}")
     try:
         yield
     finally:
         if not any((folder / name).exists() for name in names):
-            for name in reversed(names):
+            for name in (*along, *reversed(names)):
                 with contextlib.suppress(OSError):
                     os.replace(folder / f"earlier-{name}", folder / name)
 

@@ -399,6 +399,8 @@ CASES = {
     "keep, doubled": (lambda: doubled("all.npy"), train, KEEP, 0, CHANGED),
     "keep, IDs shuffled": (shuffled_ids, train, KEEP, 2, WRONG),
     "keep, spaces": (with_spaces, train, KEEP, 2, OTHERWISE),
+    "keep in the folder of the old model": (None, train, [*KEEP, "--checkpoint-dir", "checkpoints", "--overwrite"], 2,
+                                            "which this run would replace"),
     "keep rows": (None, train, KEEP_ROWS, 0, RIGHT),
     "keep rows, permuted": (lambda: permuted("all_rows.npy"), train, KEEP_ROWS, 2, WRONG),
     # the published table, its manifest, the generation before
@@ -417,6 +419,17 @@ CASES = {
     "rows of other features, judged": (permuted, infer, ["--ids", "rows.json", "--report", "--data", "items.npy"], 0,
                                        "the features that rows.json was made from"),
     "sizes of the manifest": (None, infer, ["--ids", "pub.json", "--report"], 0, RIGHT),
+    # what is written twice, or where something else stands
+    "a manifest that is none": (lambda: lines("next.json.manifest", ["mine"]), infer, [*APPEND, "pub.json"], 2,
+                                "next.json.manifest is cut off or damaged"),
+    "metrics of another program": (lambda: (os.mkdir("own"), lines("own/metrics.jsonl", ["mine"])), train,
+                                   [*NAMED, *SIZES, "--checkpoint-dir", "own"], 2, "own already holds metrics.jsonl"),
+    "resume what was set aside": (lambda: [os.rename(f"other/{name}.ckpt", f"other/earlier-{name}.ckpt") for name in ("best", "last")],
+                                  train, [*RESUME, "--checkpoint-dir", "other"], 2,
+                                  "rename other/earlier-last.ckpt as last.ckpt and other/earlier-best.ckpt as best.ckpt"),
+    "several formats in a folder": (None, infer, ["--format", "lcrec", "tiger", "json", "npy", "--output", "formats"], 0, RIGHT),
+    "IDs beside a model": (None, infer, ["--ckpt", "pack", *NAMED, "--output", "pack/ids.json"], 0, RIGHT),
+    "in place": (None, infer, [*APPEND[:4], "--append-to", "pub.json", "--output", "pub.json", "--overwrite"], 0, RIGHT),
     "merge other item IDs": (renamed_ids, infer, [*MERGE, *NAMED], 2, "is of other item IDs"),
     # a run that keeps IDs, resumed
     "resume keep": (grown_first(), train, [*RESUME, "--checkpoint-dir", "grown"], 0, RIGHT),
@@ -464,6 +477,20 @@ def test_another_one_of_what_belongs_together_gives_the_right_result_or_is_said(
         published, found = (load_semantic_ids(argv[argv.index(option) + 1]) for option in ("--append-to", "--output"))
         assert np.array_equal(found.codes[:len(published.codes)], published.codes)
         assert len(found.codes) - len(np.unique(found.codes, axis=0)) == ("doubles" in name)
+
+
+ODD = [[], {}, 3, None, "x", [[1]], -1, 1e400, True]
+
+
+@pytest.mark.parametrize("argv", [[*APPEND, "pub.json"], VERIFY, ["--ids", "pub.json", "--report", *NAMED]], ids=lambda argv: argv[0])
+def test_odd_fields_of_a_manifest_are_refused_in_its_name_or_change_nothing(here, capsys, argv):
+    whole = json.loads(Path("pub.json.manifest").read_text())
+    for name in whole:
+        for value in ODD:
+            Path("pub.json.manifest").write_text(json.dumps({**whole, name: value}))
+            code = infer.main([*argv, "--overwrite"] if "--output" in argv else argv)
+            said = capsys.readouterr().err
+            assert code in (0, 1) or code == 2 and "pub.json" in said, (name, value, said)
 
 
 def test_integer_item_ids_that_look_like_rows_are_found_by_item_id(here, capsys):

@@ -154,7 +154,7 @@ codes = np.random.default_rng(number).permutation(4096)[:300]
 codes = np.stack([codes // 256, codes // 16 % 16, codes % 16], axis=1)
 for _ in range(25):
     write_outputs(plan_outputs(["json", "lcrec", "tiger"], "out", overwrite=True), codes, [16, 16, 16], overwrite=True,
-                  item_ids=list(range(1000 * number, 1000 * number + 300)), made={"unique": "none"})
+                  item_ids=list(range(1000 * number, 1000 * number + 300)), made={"unique": None})
 """
 
 
@@ -179,7 +179,7 @@ def test_ids_and_their_manifest_take_their_names_together(tmp_path, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr("rqvae.ids.publishing.write_manifest", full)
         with pytest.raises(OSError, match="No space"):
-            write_outputs(outputs, codes, [2, 2], made={"unique": "none"})
+            write_outputs(outputs, codes, [2, 2], made={"unique": None})
     assert os.listdir() == []
-    write_outputs(outputs, codes, [2, 2], made={"unique": "none"})
+    write_outputs(outputs, codes, [2, 2], made={"unique": None})
     assert verified_manifest("x.json")["items"] == 2
