@@ -175,6 +175,7 @@ class RunState:
         if not same_data(self.train_loader, extra.get("fingerprint")):
             raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
                              "size or seed differ); give the same data and options, or start a new run")
+        self._require_same_optimizer(loaded, path)
         self.fingerprint = extra.get("fingerprint")
         self.model.load_weights(loaded["state_dict"], loaded["hyper_parameters"], path)
         try:
@@ -182,6 +183,18 @@ class RunState:
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             raise checkpoint.CheckpointError(f"{path}: its weights fit, but its training state is damaged ({error!r}); "
                                              "resume from another checkpoint, or start a new run") from error
+
+    def _require_same_optimizer(self, loaded, path):
+        """Refuse an optimizer of another kind than the run was begun with, whose state means nothing to it."""
+        try:
+            saved, own = (set(state["param_groups"][0]) for state in (loaded["optimizer_states"][0], self.optimizer.state_dict()))
+        except (LookupError, TypeError):
+            return                              # said where it is taken
+        # A version of torch adds options; another kind has some of its own.
+        what = type(self.optimizer).__name__ if saved - own - {"initial_lr"} and own - saved - {"initial_lr"} else \
+            "with a schedule" if self.scheduler is not None and not loaded["lr_schedulers"] else None
+        if what:
+            raise ValueError(f"optimizers is {what}, {path} was begun with another; give the same, or start a new run")
 
     def _take(self, loaded, extra):
         self.optimizer.load_state_dict(loaded["optimizer_states"][0])

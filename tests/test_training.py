@@ -1,6 +1,7 @@
 """fit against Lightning where it is installed, against a straight run where it was interrupted, and
 against the words it promises."""
 
+import contextlib
 import json
 import math
 import signal
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from samples import clustered, loader
-from rqvae import RqVae, fit
+from rqvae import FeatureLoader, RqVae, fit
 from rqvae.recipe.assignment import BalancedAssignment
 from rqvae.storage.checkpoint import CheckpointError, load_checkpoint
 from rqvae.run_state import RunState
@@ -506,3 +507,17 @@ def test_ctrl_c_saves_the_run_and_is_raised_and_a_second_one_at_once(tmp_path):
     assert not (tmp_path / "other" / "last.ckpt").exists()
     with pytest.raises(KeyboardInterrupt):
         fit(model(), Loader(1), **options)
+
+
+@pytest.mark.parametrize("optimizers, words", [
+    (lambda model: torch.optim.SGD(model.parameters(), lr=.1), "optimizers is SGD, .* was begun with another"),
+    (lambda model: None, "optimizers is with a schedule, .* was begun with another"),
+    (lambda model: torch.optim.AdamW(model.parameters(), lr=.1), None)], ids=["SGD", "a schedule", "one that knows the state"])
+def test_an_optimizer_of_another_kind_is_refused_and_not_called_damage(tmp_path, optimizers, words):
+    loader = FeatureLoader(torch.randn(64, 8), 32)
+    options = {"device": "cpu", "progress": False, "checkpoint_dir": tmp_path}
+    model = RqVae(8, 8, 4, 8)
+    fit(model, loader, max_epochs=1, optimizers=torch.optim.Adam(model.parameters(), lr=.1), **options)
+    again = RqVae(8, 8, 4, 8)
+    with pytest.raises(ValueError, match=words) if words else contextlib.nullcontext():
+        fit(again, loader, max_epochs=2, optimizers=optimizers(again), resume_from=tmp_path / "last.ckpt", **options)
