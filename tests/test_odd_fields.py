@@ -130,6 +130,53 @@ def test_a_configuration_of_odd_values_is_one_sentence_that_names_its_folder(tmp
                     assert "model" in str(error) and "\n" not in str(error) and len(str(error)) < 800, (name, value)
 
 
+MANIFEST_COMMANDS = {           # of the manifest of ids.json, and of the config.json of a model folder
+    "verify": (infer, ["--verify", "ids.json"]),
+    "append": (infer, ["--append-to", "ids.json", "--data", "items.npy", "--output", "o.json", "--overwrite"]),
+    "against": (infer, ["--ids", "ids.json", "--report", "--against", "ids.json"]),
+    "held to": (train, ["--from", "two/best.ckpt", "--keep", "ids.json", "--data", "items.npy", "--epochs", "0", "--checkpoint-dir", "kept",
+                        "--overwrite"]),
+    "folder": (infer, ["--ckpt", "model", "--data", "items.npy", "--output", "o.json", "--overwrite"]),
+}
+
+
+def check_json(command, capsys, count=None):
+    """(what was tried, what went wrong) of the fields of a file of JSON, and of the dicts in it."""
+    prepared("keep")
+    assert infer.main(["--ckpt", "two/best.ckpt", "--save-pretrained", "model", "--quiet"]) == 0
+    path = Path("model/config.json" if command == "folder" else "ids.json.manifest")
+    whole, (script, argv) = json.loads(path.read_text()), MANIFEST_COMMANDS[command]
+    places = [(name,) for name in whole] + [(name, inner) for name, part in whole.items() if isinstance(part, dict) for inner in part]
+    pairs = [(place, value) for place in places for value in VALUES if not isinstance(value, torch.Tensor)]
+    pairs, wrong = random.Random(command).sample(pairs, min(count or len(pairs), len(pairs))), []
+    for place, value in pairs:
+        path.write_text(json.dumps(odd(whole, place, value)))
+        capsys.readouterr()
+        try:
+            code = script.main(argv)
+        except Exception as error:
+            code = f"{type(error).__name__}: {error}"
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        if not (code in (0, 1) and not errors or code == 2 and len(errors) == 1 and ("model" if command == "folder" else "ids.json") in errors[0]):
+            wrong.append((place, str(value)[:30], code, errors))
+    return len(pairs), wrong
+
+
+@pytest.mark.parametrize("command", MANIFEST_COMMANDS)
+def test_some_odd_fields_of_a_manifest_or_configuration_are_one_sentence(place, capsys, command):
+    assert check_json(command, capsys, 8)[1] == []
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("command", MANIFEST_COMMANDS)
+def test_every_odd_field_of_a_manifest_or_configuration_is_one_sentence(place, capsys, command):
+    began = time.process_time()
+    tried, wrong = check_json(command, capsys)
+    with capsys.disabled():
+        print(f"\n{command}: {tried} odd fields, {len(wrong)} wrong, {time.process_time() - began:.0f} CPU s")
+    assert wrong == []
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_odd_field_of_a_checkpoint_is_one_sentence_that_names_it(place, capsys, command):

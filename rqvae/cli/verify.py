@@ -75,6 +75,9 @@ def run_verify(job) -> int:
     else:
         if manifest["unique"] and manifest["format"] not in NUMBERED:
             own = unique_ids(model, part, own, method=manifest["unique"], taken=ids.codes[:before] if before else None).codes
+        if written.shape != own.shape:
+            raise ValueError(f"{job.arguments.verify} has {written.shape[1]} codes an item, and {job.title} gives {own.shape[1]}: its manifest "
+                             "does not say what made it, or this is another checkpoint")
         wrong = (written != own).any(axis=1)
     say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {counted(manifest['items'], 'item')}, {before:,} of them "
         "published before; its files are as they were written")
