@@ -103,7 +103,6 @@ def finish(record):
 
 def _name_all(waiting):
     """Give all their names; a failure gives back those that were given."""
-    record = None
     def below(folder):
         return [file for file in waiting if folder in (file.target.parent, *file.target.parent.parents)]
 
@@ -112,6 +111,7 @@ def _name_all(waiting):
     home = max([folder for folder in folders if folders.count(folder) > 1] or folders, key=lambda folder: len(below(folder)))
     inside = below(home)
     order = [*(file for file in waiting if file not in inside), *inside]
+    record = Waiting(beside(home / inside[-1].target.name, ".set"), True) if len(inside) > 1 else None
     with locks.naming_in(file.target.parent for file in waiting):
         try:
             for file in order:
@@ -120,8 +120,8 @@ def _name_all(waiting):
                     raise FileExistsError(errno.EEXIST, APPEARED, str(file.path))
                 if len(waiting) > 1:
                     file.keep_old()
-            if len(inside) > 1:
-                record = _write_record(home, inside)
+            if record:
+                _write_record(record, home, inside)
             for file in order:
                 with naming(file.path):
                     file.take_name()
@@ -138,18 +138,12 @@ def _name_all(waiting):
             _sync_folder(folder)
 
 
-def _write_record(home, files):
+def _write_record(record, home, files):
     """Which temporary file gets which name, on disk before the first of them has it."""
     names = [[str(file.temporary.relative_to(home)), str(file.target.relative_to(home))] for file in files]
-    record = Waiting(beside(home / files[-1].target.name, ".set"), True)
-    try:
-        record.write(lambda file: file.write(json.dumps(names).encode()))
-        record.take_name()
-    except BaseException:
-        record.leave_nothing()
-        raise
+    record.write(lambda file: file.write(json.dumps(names).encode()))
+    record.take_name()
     _sync_folder(home)
-    return record
 
 
 def _sync_folder(folder) -> None:

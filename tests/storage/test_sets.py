@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from rqvae.storage import sets
 from rqvae.storage.files import remove_stale_temporaries, write_atomically
 from rqvae.storage.sets import expect, expect_nothing, together
 from storage.test_files import here, killed_in, writes
@@ -78,6 +79,27 @@ def test_a_set_whose_writer_is_killed_while_it_names_is_finished_by_the_next(tmp
         content = b"old" if at == 1 else b"new"
         remove_stale_temporaries(tmp_path / "below")
         assert here(tmp_path) == {"side": content, "below/more": content, "main": content}, at
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_signal_while_the_record_or_the_names_reach_the_disk_leaves_nothing_beside_the_set(tmp_path, monkeypatch, call):
+    for name in ("side", "main"):
+        write_atomically(tmp_path / name, writes(b"old"))
+    calls, sync = [], sets._sync_folder
+
+    def interrupted(folder):
+        calls.append(folder)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        sync(folder)
+
+    monkeypatch.setattr(sets, "_sync_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        with together():
+            for name in ("side", "main"):
+                write_atomically(tmp_path / name, writes(b"new"))
+    content = b"old" if call == 1 else b"new"
+    assert here(tmp_path) == {"side": content, "main": content}
 
 
 def test_a_forged_record_names_nothing_outside_its_folder(tmp_path):
