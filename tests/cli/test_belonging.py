@@ -421,7 +421,7 @@ CASES = {
     "sizes of the manifest": (None, infer, ["--ids", "pub.json", "--report"], 0, RIGHT),
     # what is written twice, or where something else stands
     "a manifest that is none": (lambda: lines("next.json.manifest", ["mine"]), infer, [*APPEND, "pub.json"], 2,
-                                "next.json.manifest is cut off or damaged"),
+                                "next.json.manifest exists; replace it by --overwrite"),
     "metrics of another program": (lambda: (os.mkdir("own"), lines("own/metrics.jsonl", ["mine"])), train,
                                    [*NAMED, *SIZES, "--checkpoint-dir", "own"], 2, "own already holds metrics.jsonl"),
     "resume what was set aside": (lambda: [os.rename(f"other/{name}.ckpt", f"other/earlier-{name}.ckpt") for name in ("best", "last")],
