@@ -86,3 +86,19 @@ def test_the_first_commands_set_up_all_they_need():
     assert first.count("\n") == 1 and first.startswith(venv) and "train.py" in first and "infer.py --ckpt" in first
     assert [line for block in others for line in block.splitlines() if line.startswith("python3 -m venv") and "pytest" in line
             ] == [venv + ".venv/bin/python -m pytest"]
+
+
+def test_every_test_that_the_page_of_faults_names_is_there():
+    there = {path.relative_to(ROOT / "tests").with_suffix("").as_posix(): re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.M)
+             for path in (ROOT / "tests").rglob("test_*.py")}
+    page, elsewhere = (ROOT / "docs" / "faults.md").read_text("utf-8"), "test_faults"
+    for line in page.splitlines():
+        if "without a file name are in `tests/" in line:
+            elsewhere = re.search(r"`tests/(\w+)\.py`", line)[1]
+        for cell in line.split("|") if line.startswith("|") else ():
+            where = elsewhere
+            for file, name in re.findall(r"((?:\w+/)?test_\w+|campaigns)(?=[:;,] |\s|$)|`(test_\w+?)_?(?:\.\.\.|\[|`)", cell):
+                where = file or where
+                held = [each for path, names in there.items() for each in names
+                        if {where, elsewhere if name else where} & {path, path.split("/")[0]}]
+                assert any(each.startswith(name) for each in held), f"{where}: {name or line}"
