@@ -105,7 +105,8 @@ class Npz:
         require_start(path, ZIP, ".npz")
         with decoding(path):
             self._archive = zipfile.ZipFile(path)
-        self._members = {info.filename[:-4]: info for info in self._archive.infolist() if info.filename.endswith(".npy")}
+        self._members = {info.filename[:-4]: info
+                         for info in self._archive.infolist() if info.filename.endswith(".npy")}
         self._taken = 0
         self.names = list(self._members)
 
@@ -139,7 +140,8 @@ class Npz:
         stored, count = _value_type(self.where(name), header, len(content), expected), math.prod(header.shape)
         if expected is IDS:
             self._require(name, _ID_COST * count)
-        return np.frombuffer(content, stored, count, header.size).reshape(header.shape, order="F" if header.fortran else "C")
+        return np.frombuffer(content, stored, count, header.size).reshape(
+            header.shape, order="F" if header.fortran else "C")
 
     def _require(self, name, promised):
         self._taken += promised

@@ -32,8 +32,10 @@ _NOTES = {"preset": str, "val_fraction": _NUMBER, "seed": int, "epochs": int, "b
                "features_checksum", "item_ids_checksum", "kept_checksum", "text_style", "interactions", "user_column",
                "item_column", "time_column"), str),
           **dict.fromkeys(("held_out", "ancestors", "weights", "files"), list)}
-_HISTORY = ("epoch", "global_step", "seconds", "lr", "codes_used", "perplexity")    # numbers from 0 on, or lists of them
-_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str, "files": str}       # what these lists hold
+# Numbers from 0 on, or lists of them.
+_HISTORY = ("epoch", "global_step", "seconds", "lr", "codes_used", "perplexity")
+# What these lists hold.
+_NOTED = {"held_out": int, "ancestors": str, "weights": _NUMBER, "text_columns": str, "data": str, "files": str}
 
 
 class Progress(NamedTuple):
@@ -150,10 +152,11 @@ def load_checkpoint(path, map_location="cpu") -> dict:
 
 
 def origin_of(checkpoint) -> dict:
-    """What whoever encodes with the model has to know of its training, wherever it is saved; places on this machine are no part
-    of it."""
+    """What whoever encodes with the model has to know of its training, wherever it is saved; places on this machine
+    are no part of it."""
     notes = (checkpoint.get("rqvae") or {}).get("notes") or {}
-    found = {name: notes[name] for name in ("ancestors", "blended", "encoder", "text_columns", "text_style") if notes.get(name)}
+    found = {name: notes[name]
+             for name in ("ancestors", "blended", "encoder", "text_columns", "text_style") if notes.get(name)}
     found.update({name: Path(notes[name]).name for name in ("texts", "p5") if notes.get(name)})
     if isinstance(notes.get("data"), list):             # several embeddings an item, in this order
         found["files"] = [Path(path).name for path in notes["data"]]

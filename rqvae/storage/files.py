@@ -1,8 +1,8 @@
 """Bytes to disk, whole or not at all; and whether a folder takes them, tidied after writers that were killed.
 
-A file is written beside its place (`temporaries`), reaches the disk, and only then takes its name; several files of one
-command take theirs together (`sets`). No crash, full disk, signal or second writer leaves half a file, or half of a set.
-Knows no format of ours.
+A file is written beside its place (`temporaries`), reaches the disk, and only then takes its name; several files of
+one command take theirs together (`sets`). No crash, full disk, signal or second writer leaves half a file, or half
+of a set. Knows no format of ours.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from . import locks, sets, temporaries
 def write_atomically(path, write, *, replace=True) -> None:
     """Replace `path` by what `write(file)` produces, or leave it exactly as it was.
 
-    Inside a `sets.together` block it takes its name at the end of that. The folder is created if missing. Where `path` is
-    a link, what it names is replaced; an old file's mode is kept. Any failure, an interrupt included, leaves no
-    temporary file.
+    Inside a `sets.together` block it takes its name at the end of that. The folder is created if missing. Where
+    `path` is a link, what it names is replaced; an old file's mode is kept. Any failure, an interrupt included,
+    leaves no temporary file.
 
     Args:
         path: where the file shall be.
@@ -71,7 +71,8 @@ def check_writable(folder) -> None:
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not there.exists():
-            raise FileNotFoundError(f"{there} is a link to {os.readlink(there)}, where there is nothing; make that folder, or name another")
+            raise FileNotFoundError(f"{there} is a link to {os.readlink(there)}, where there is nothing; "
+                                    "make that folder, or name another")
         if not there.is_dir():
             raise FileExistsError
         probe = temporaries.beside(there / "probe")
@@ -106,10 +107,10 @@ def remove_stale_temporaries(folder) -> None:
 
 @contextlib.contextmanager
 def set_aside(folder, names, along=()):
-    """Put files of `folder` out of the way of new ones of the same names, while a `with` block lasts; None does nothing.
+    """Put files of `folder` out of the way of new ones of the same names, while a `with` block lasts.
 
-    They are called `earlier-NAME` until `remove_aside` is called, when the new ones stand, so that nobody takes the ones
-    for the others. If none of the new ones stands in the end, they are put back.
+    None does nothing. They are called `earlier-NAME` until `remove_aside` is called, when the new ones stand, so that
+    nobody takes the ones for the others. If none of the new ones stands in the end, they are put back.
 
     Args:
         names: in the order in which they are set aside; the new ones are written in the same.
@@ -133,7 +134,10 @@ def set_aside(folder, names, along=()):
 
 
 def mend(folder, names) -> None:
-    """Put back what a process had set aside that was killed before it had set all aside: then the last is still there."""
+    """Put back what a process had set aside that was killed before it had set all aside.
+
+    Then the last is still there.
+    """
     *others, last = names
     if (folder / last).exists() and not (folder / f"earlier-{last}").exists():
         for name in others:

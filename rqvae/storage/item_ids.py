@@ -100,7 +100,8 @@ def id_column(names, wanted, where):
         ValueError: there is none that is called as `wanted`.
     """
     if wanted is not None and wanted not in names:
-        raise ValueError(f"{where} has no column {wanted!r} for the item IDs; it has {', '.join(map(str, list(names)[:20]))}")
+        raise ValueError(f"{where} has no column {wanted!r} for the item IDs; "
+                         f"it has {', '.join(map(str, list(names)[:20]))}")
     return wanted if wanted is not None else next((name for name in ID_COLUMNS if name in names), None)
 
 
@@ -156,8 +157,8 @@ def read_item_numbers(path, count=None) -> list:
         if not tab or not item or not re.fullmatch(r"[0-9]{1,18}", row):
             raise ValueError(f"{path}, line {number}: expected an item ID, a tab and a row number, found {line[:60]!r}")
         if int(row) >= len(lines) or ids[int(row)] is not None:
-            raise ValueError(f"{path}, line {number}: the row {row} of {item[:40]!r} is there twice, or is not below the "
-                             f"{len(lines)} lines of the file; expected each row from 0 on once")
+            raise ValueError(f"{path}, line {number}: the row {row} of {item[:40]!r} is there twice, or is not below "
+                             f"the {len(lines)} lines of the file; expected each row from 0 on once")
         ids[int(row)] = item
     if count is not None and len(ids) != count:
         raise ValueError(f"{path} names {len(ids)} items, expected {count}; it is of other items, or cut off")

@@ -29,16 +29,19 @@ tags: [semantic-ids, generative-recommendation, rq-vae]
 
 # A tokenizer of items: {levels} levels of {sizes} codes
 
-It turns the features of an item, {width} numbers, into a semantic ID of {levels} codes. Written by `rqvae` {version}; load it with
+It turns the features of an item, {width} numbers, into a semantic ID of {levels} codes. \
+Written by `rqvae` {version}; load it with
 
 ```python
 from rqvae import RqVae, batch_inference
 
 model = RqVae.from_pretrained("this folder, or its name on the hub")
-codes = batch_inference(model, features, device="auto")         # features: (items, {width}), of the encoder of the training
+codes = batch_inference(model, features, device="auto")         \
+# features: (items, {width}), of the encoder of the training
 ```
 
-To be said by you: which items it was trained on, with the features of which encoder, and how good its IDs are (`infer --ckpt FOLDER --data FILE
+To be said by you: which items it was trained on, with the features of which encoder, \
+and how good its IDs are (`infer --ckpt FOLDER --data FILE
 --report`).
 
 | | |
@@ -78,7 +81,8 @@ def save_folder(folder, config, state_dict, *, safe_serialization=None, overwrit
     weights = plain(OrderedDict(state_dict), "state_dict")
     content = package.save(weights, metadata={"format": "pt"}) if safe_serialization else serialised(weights)
     name, stale = (SAFETENSORS_NAME, TORCH_WEIGHTS_NAME)[::1 if safe_serialization else -1]
-    pair = {"file": name, "crc32": zlib.crc32(content), "options": _options_crc32(config)}      # which weights it belongs to
+    # Which weights it belongs to.
+    pair = {"file": name, "crc32": zlib.crc32(content), "options": _options_crc32(config)}
     text = json.dumps({**config, "weights": pair}, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with together():
         write_atomically(folder / name, lambda file: file.write(content))
@@ -132,13 +136,15 @@ def load_folder(folder) -> tuple:
         raise CheckpointError(f"{folder}: {path.name} does not belong to {CONFIG_NAME}: one of them was replaced "
                               "or is damaged; save the model again")
     if pair.get("options", _options_crc32(config)) != _options_crc32(config):
-        raise CheckpointError(f"{folder}: {CONFIG_NAME} was edited since the weights were saved with it, and with other options "
-                              "they give other codes; save the model again, or take out its \"weights\" if the edit is right")
+        raise CheckpointError(f"{folder}: {CONFIG_NAME} was edited since the weights were saved with it, and with "
+                              "other options they give other codes; save the model again, or take out its "
+                              "\"weights\" if the edit is right")
     return config, weights
 
 
 def _options_crc32(config) -> int:
-    return zlib.crc32(json.dumps({name: value for name, value in config.items() if name[:1] != "_"}, sort_keys=True).encode())
+    return zlib.crc32(json.dumps({name: value for name, value in config.items() if name[:1] != "_"},
+                                 sort_keys=True).encode())
 
 
 def _crc32(path) -> int:
@@ -158,7 +164,8 @@ def write_card(folder, config) -> None:
     text = _CARD.format(
         levels=config["num_quantizers"], width=config["input_dim"], version=config["rqvae_version"],
         sizes=sizes if isinstance(sizes, int) else ", ".join(map(str, sizes)),
-        rows="\n".join(f"| `{name}` | {value} |" for name, value in config.items() if name not in ("model_type", "rqvae_version", ORIGIN)))
+        rows="\n".join(f"| `{name}` | {value} |" for name, value in config.items()
+                       if name not in ("model_type", "rqvae_version", ORIGIN)))
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -174,14 +181,14 @@ def local_folder(name) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ImportError(f"there is no folder {name}; to fetch a model of that name from the Hugging Face hub: pip install "
-                          "huggingface_hub") from error
+        raise ImportError(f"there is no folder {name}; to fetch a model of that name from the Hugging Face hub: "
+                          "pip install huggingface_hub") from error
     try:
         return Path(snapshot_download(str(name), allow_patterns=[CONFIG_NAME, SAFETENSORS_NAME, TORCH_WEIGHTS_NAME]))
     except Exception as error:          # of the hub's client, or of the network below it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(f"there is no folder {name}, and no model of that name could be fetched from the Hugging Face "
-                                f"hub ({reason})") from error
+        raise FileNotFoundError(f"there is no folder {name}, and no model of that name could be fetched from the "
+                                f"Hugging Face hub ({reason})") from error
 
 
 def read_config(path) -> dict:

@@ -1,4 +1,7 @@
-"""What a packed file may unpack to: a bound by its own length, so that a small file cannot fill the memory. Knows no content."""
+"""What a packed file may unpack to: a bound by its own length, so that a small file cannot fill the memory.
+
+Knows no content.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def decoding(path):
     except MemoryError as error:
         raise MemoryError(f"{path} does not fit into the memory that is free") from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # that one: a place before the file
+        # EINVAL: a place before the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise ValueError(f"{path} is damaged or incomplete ({reason}); copy or save it again") from error

@@ -1,8 +1,8 @@
 """Columns of a Parquet file, some thousand rows at a time, no larger than its length allows. Knows no content.
 
-A page of a few bytes can say one number, or one long text, a billion times, and the index of the file can say nothing of it.
-So what the columns would be is summed up before anything is decoded: numbers by what each page says of itself, texts from a
-dictionary of the different ones and the places where they stand.
+A page of a few bytes can say one number, or one long text, a billion times, and the index of the file can say nothing
+of it. So what the columns would be is summed up before anything is decoded: numbers by what each page says of itself,
+texts from a dictionary of the different ones and the places where they stand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96
 
 _BEGINNING = 2**14              # bytes of a page in which its header ends, statistics and all
 _DEEPEST = 8                    # structs in one another; the format has three
-_UNPACKED, _PACKED, _KINDS = 2, 3, (5, 7, 8)        # fields of a PageHeader: two sizes, and the header of each kind of page
+# Fields of a PageHeader: two sizes, and the header of each kind of page.
+_UNPACKED, _PACKED, _KINDS = 2, 3, (5, 7, 8)
 
 
 class ParquetTable:
@@ -44,10 +45,11 @@ class ParquetTable:
             import pyarrow
             from pyarrow import parquet
         except ImportError:
-            raise ImportError(f"{path} needs a package that is not installed: pip install pyarrow, or {way_out}") from None
+            raise ImportError(f"{path} needs a package that is not installed: "
+                              f"pip install pyarrow, or {way_out}") from None
         if tuple(map(int, re.findall(r"\d+", pyarrow.__version__)[:3])) < _SAFE:
-            raise ImportError(f"pyarrow {pyarrow.__version__} runs code that a Parquet file names (CVE-2023-47248), so {path} is not "
-                              f"opened with it: pip install -U pyarrow, or {way_out}")
+            raise ImportError(f"pyarrow {pyarrow.__version__} runs code that a Parquet file names (CVE-2023-47248), "
+                              f"so {path} is not opened with it: pip install -U pyarrow, or {way_out}")
         self.path, self._way_out = path, way_out
         require_start(path, b"PAR1", ".parquet")
         with decoding(path):
@@ -73,7 +75,8 @@ class ParquetTable:
         for name, kind in kinds.items():
             within = kind.value_type if _is_list(kind) else kind
             if types.is_nested(within) or within is not kind and not types.is_primitive(within):
-                raise ValueError(f"{self.path}: column {name!r} holds {kind}; expected text, numbers, or lists of numbers")
+                raise ValueError(f"{self.path}: column {name!r} holds {kind}; "
+                                 "expected text, numbers, or lists of numbers")
         taken = self._numbers(columns)
         self._require(columns, taken)
         texts = [name for name, kind in kinds.items() if not types.is_primitive(kind) and not _is_list(kind)]
@@ -87,7 +90,8 @@ class ParquetTable:
                 batch = next(batches, None)
                 read += len(batch) if batch else 0
                 if read > self.num_rows or batch is None and read < self.num_rows:
-                    raise ValueError(f"it has {read:,} rows{', and more' if batch else ''}, and its index promises {self.num_rows:,}")
+                    raise ValueError(f"it has {read:,} rows{', and more' if batch else ''}, "
+                                     f"and its index promises {self.num_rows:,}")
                 if batch is None:
                     return
                 arrays = [batch.column(name) for name in columns]
@@ -102,7 +106,8 @@ class ParquetTable:
         """Bytes that the columns would be, but for texts that are said more than once, as index and pages say."""
         total = 0
         with decoding(self.path), open(self.path, "rb") as file:
-            lengths = [max(0, self._file.schema.column(place).length or 0) for place in range(self._metadata.num_columns)]
+            lengths = [max(0, self._file.schema.column(place).length or 0)
+                       for place in range(self._metadata.num_columns)]
             for number in range(self._metadata.num_row_groups):
                 group = self._metadata.row_group(number)
                 for place in range(group.num_columns):
@@ -110,11 +115,13 @@ class ParquetTable:
                     if chunk.file_path:
                         raise ValueError(f"it names another file, {chunk.file_path!r}, for its column")
                     if chunk.path_in_schema.split(".")[0] in columns:
-                        if chunk.physical_type == "BYTE_ARRAY" and "DELTA_BYTE_ARRAY" in chunk.encodings:     # a text is a part of all before
+                        # There, a text is a part of all before.
+                        if chunk.physical_type == "BYTE_ARRAY" and "DELTA_BYTE_ARRAY" in chunk.encodings:
                             raise ValueError("its texts are packed as DELTA_BYTE_ARRAY, which is not read")
                         width = _WIDTHS.get(chunk.physical_type, lengths[place])
                         begin = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
-                        found = sum(max(unpacked, count * width) for unpacked, count in _pages(file, begin, chunk.total_compressed_size))
+                        found = sum(max(unpacked, count * width)
+                                    for unpacked, count in _pages(file, begin, chunk.total_compressed_size))
                         total += max(chunk.num_values * width, chunk.total_uncompressed_size, found)
         return total
 

@@ -1,7 +1,7 @@
-"""Tokenizers that other systems trained -> the arguments and weights of ours. Knows their names, runs none of their code.
+"""Tokenizers that other systems trained -> the arguments and weights of ours.
 
-What their model computes from features to codes is computed by ours from the weights given here; whatever stands in
-the way of that is an error, and what else differs is a remark.
+Knows their names, runs none of their code. What their model computes from features to codes is computed by ours from
+the weights given here; whatever stands in the way of that is an error, and what else differs is a remark.
 
 Shapes:  D feature width   E latent width   K codes of a level
 """
@@ -27,7 +27,8 @@ _METADATA, _ENGINE = "metadata.json", "engine_meta.json"        # of semantic-id
 _CODEBOOKS = {                  # where the codebook of each level stands
     r"rq\.vq_layers\.(\d+)\.embedding\.weight": "LC-Rec", r"layers\.(\d+)\.embedding\.weight": "RQ-VAE-Recommender",
     r"rq\._module_levels\.(\d+)\._codebook\.embeddings": "rectokens"}
-_TRAINING_STATE = re.compile(r"rq\._module_levels\.\d+\._(ema_cluster_size|ema_embed_sum|initialized|steps_since_active)")
+_TRAINING_STATE = re.compile(
+    r"rq\._module_levels\.\d+\._(ema_cluster_size|ema_embed_sum|initialized|steps_since_active)")
 
 
 class UnknownPeer(CheckpointError):
@@ -64,8 +65,8 @@ def load_peer(path, *, activation=None) -> Peer:
             raise
         raise type(error)(f"{path} {error}") from None
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} has not the layers of {_expected()} ({type(error).__name__}: {error}); use another "
-                              "copy of it") from error
+        raise CheckpointError(f"{path} has not the layers of {_expected()} ({type(error).__name__}: {error}); "
+                              "use another copy of it") from error
 
 
 def _folder(path):
@@ -119,7 +120,8 @@ def _recognised(path, content, config, activation) -> Peer:
         return _lc_rec(options.get("system", _LC_REC), weights, codebooks, options)
     if system == "rectokens":
         weights = {name: tensor for name, tensor in weights.items() if not _TRAINING_STATE.fullmatch(name)}
-        return _assembled(system, _linears(weights, "encoder.net"), codebooks, _linears(weights, "decoder.net"), weights)
+        return _assembled(system, _linears(weights, "encoder.net"), codebooks, _linears(weights, "decoder.net"),
+                          weights)
     return _rq_vae_recommender(weights, codebooks, content.get("model_config", config), activation)
 
 
@@ -138,8 +140,8 @@ def _lc_rec(system, weights, codebooks, options) -> Peer:
     if options.get("dropout_prob"):
         remarks.append(f"its dropout of {options['dropout_prob']} is left out, as it is once training has ended")
     if any(options.get("sk_epsilons") or ()):
-        remarks.append("codes are the nearest, as by get_indices(use_sk=False); what its scripts change in colliding IDs "
-                       "afterwards is in its index file, not in its weights")
+        remarks.append("codes are the nearest, as by get_indices(use_sk=False); what its scripts change in colliding "
+                       "IDs afterwards is in its index file, not in its weights")
     return _assembled(system, encoder, codebooks, decoder, weights, remarks, beta=options.get("beta"),
                       beside=torch.eye(codebooks[0].shape[1]) if wrapped == "encoder.mlp." else None)
 
@@ -150,9 +152,9 @@ def _rq_vae_recommender(weights, codebooks, config, activation) -> Peer:
     if config:
         activation = "silu" if genrec else "relu"
     elif activation not in ("relu", "silu"):
-        raise CheckpointError("is of RQ-VAE-Recommender, which has ReLU, or of genrec, which has SiLU, and does not tell "
-                              "which, as its model_config is missing; say it by RqVae.from_peer(path, activation='relu') "
-                              "or 'silu', and keep that by save_pretrained")
+        raise CheckpointError("is of RQ-VAE-Recommender, which has ReLU, or of genrec, which has SiLU, and does not "
+                              "tell which, as its model_config is missing; say it by "
+                              "RqVae.from_peer(path, activation='relu') or 'silu', and keep that by save_pretrained")
     if config.get("codebook_normalize"):
         raise CheckpointError("was trained with codebook_normalize, which divides each latent by its length; our model "
                               "has no such step, so its codes would be others")
@@ -160,8 +162,8 @@ def _rq_vae_recommender(weights, codebooks, config, activation) -> Peer:
         projection = weights.pop(f"layers.{level}.out_proj.0.weight", None)
         if projection is not None:
             codebooks[level] = codebook @ projection.T
-    remarks = ["its decoder divides what it gives by its length, ours does not: reconstructions and their errors differ, "
-               "codes do not"] if activation == "silu" else []
+    remarks = ["its decoder divides what it gives by its length, ours does not: reconstructions and their errors "
+               "differ, codes do not"] if activation == "silu" else []
     return _assembled("genrec" if activation == "silu" else "RQ-VAE-Recommender", _linears(weights, "encoder.mlp"),
                       codebooks, _linears(weights, "decoder.mlp"), weights, remarks, activation=activation,
                       beta=config.get("commitment_weight"))
@@ -173,11 +175,12 @@ def _residual_kmeans(system, codebooks) -> Peer:
     width = codebooks[0].shape[1]
     identity, held = 8 * width ** 2, sum(codebook.nbytes for codebook in codebooks)
     if width <= _WIDEST_IDENTITY and identity > SMALL + MOST_TIMES * held:
-        raise CheckpointError(f"has codebooks of {held:,} bytes with {width:,} columns and no encoder; the matrices in its place "
-                              f"would take {identity:,}, more than {MOST_TIMES} times as much; give it more codes")
+        raise CheckpointError(f"has codebooks of {held:,} bytes with {width:,} columns and no encoder; the matrices in "
+                              f"its place would take {identity:,}, more than {MOST_TIMES} times as much; "
+                              "give it more codes")
     if width > _WIDEST_IDENTITY:
-        raise CheckpointError(f"has vectors of {width:,} columns and no encoder; our model has a matrix of width x width in "
-                              f"its place, and takes up to {_WIDEST_IDENTITY:,}")
+        raise CheckpointError(f"has vectors of {width:,} columns and no encoder; our model has a matrix of "
+                              f"width x width in its place, and takes up to {_WIDEST_IDENTITY:,}")
     return _assembled(system, None, codebooks, None, {}, ["it has no encoder: latents are the features"],
                       beside=torch.eye(codebooks[0].shape[1]))
 
@@ -226,8 +229,8 @@ def _assembled(system, encoder, codebooks, decoder, left, remarks=(), *, activat
                             for width, layers in ((input_dim, encoder), (latent_dim, decoder)))
     widths = [[len(bias) for _, bias in layers[:-1]] for layers in (encoder, decoder)]
     if widths[0] != widths[1][::-1]:
-        raise CheckpointError(f"has an encoder with layers {widths[0]} and a decoder with layers {widths[1]}; our decoder "
-                              "mirrors the encoder")
+        raise CheckpointError(f"has an encoder with layers {widths[0]} and a decoder with layers {widths[1]}; "
+                              "our decoder mirrors the encoder")
     sizes = [len(codebook) for codebook in codebooks]
     hyper_parameters = {
         "input_dim": input_dim, "hidden_dim": widths[0], "latent_dim": latent_dim,

@@ -107,8 +107,10 @@ def _name_all(waiting):
         return [file for file in waiting if folder in (file.target.parent, *file.target.parent.parents)]
 
     folders = [file.target.parent for file in reversed(waiting)]
-    # A file that lies alone, such as a page above the folder of its IDs, is no place that the next writer of these tidies.
-    home = max([folder for folder in folders if folders.count(folder) > 1] or folders, key=lambda folder: len(below(folder)))
+    # A file that lies alone, such as a page above the folder of its IDs, is no place that the next writer of these
+    # tidies.
+    home = max([folder for folder in folders if folders.count(folder) > 1] or folders,
+               key=lambda folder: len(below(folder)))
     inside = below(home)
     order = [*(file for file in waiting if file not in inside), *inside]
     record = Waiting(beside(home / inside[-1].target.name, ".set"), True) if len(inside) > 1 else None

@@ -1,4 +1,7 @@
-"""A file beside its place, until it has its name: the one way in which a file is made. Knows no sets, and no format of ours."""
+"""A file beside its place, until it has its name: the one way in which a file is made.
+
+Knows no sets, and no format of ours.
+"""
 
 import contextlib
 import errno
@@ -11,7 +14,8 @@ from pathlib import Path
 from . import locks
 
 NAME = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
-APPEARED = "it appeared or was changed while this was at work, and was left as it is; choose another name, or begin again"
+APPEARED = ("it appeared or was changed while this was at work, and was left as it is; "
+            "choose another name, or begin again")
 _LONGEST = 100                      # bytes of a name that its temporary file's name repeats
 
 

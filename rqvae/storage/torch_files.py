@@ -2,8 +2,8 @@
 
 torch.load reads bytes that a checksum would refuse, believes the sizes it reads, calls what allocates at will, and
 has a zip reader of its own, which another index of the same file can serve with other bytes than were verified. So it
-is not asked: this one parser verifies the records, and builds from them what their index says (torch_index), with no class
-or function of the file's choice, and no more bytes than the file has.
+is not asked: this one parser verifies the records, and builds from them what their index says (torch_index), with no
+class or function of the file's choice, and no more bytes than the file has.
 
 Words:  record = one stored entry of the zip that torch.save writes   index = its pickled data.pkl
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from .words import describe_content, nearest_names
-from .torch_index import (INDEX_LIMIT, STORAGES, WAY_OUT, CheckpointError, StoredTensor, built, foreign, foreign_names, globals_named_in,
-                          plain_value, short, some)
+from .torch_index import (INDEX_LIMIT, STORAGES, WAY_OUT, CheckpointError, StoredTensor, built, foreign, foreign_names,
+                          globals_named_in, plain_value, short, some)
 from .words import spelled
 
 __all__ = ["STORAGES", "CheckpointError", "StoredTensor", "find_torch_tensors", "read_torch_file", "some"]
@@ -138,15 +138,16 @@ def _record(archive, entry, in_memory):
 def _settle(content, path, map_location=None) -> int:
     """Put plain values in the place of stand-ins, and tensors on their device -> bytes that all tensors claim.
 
-    A list that stands in many places is looked at in each, and one that holds itself would be for ever: whatever goes through
-    what this has seen comes to an end, and not far down.
+    A list that stands in many places is looked at in each, and one that holds itself would be for ever: whatever goes
+    through what this has seen comes to an end, and not far down.
     """
     claimed, waiting, moved, looked_at = 0, [([content], 0)], {}, 0
     while waiting:
         item, depth = waiting.pop()
         looked_at += 1
         if looked_at > _MOST_PLACES or depth > _DEEPEST:
-            raise CheckpointError(f"{path} has lists and dicts within each other {'very deep' if depth > _DEEPEST else 'many times'}, "
+            raise CheckpointError(f"{path} has lists and dicts within each other "
+                                  f"{'very deep' if depth > _DEEPEST else 'many times'}, "
                                   f"as nothing that training writes; {WAY_OUT}")
         pairs = item.items() if isinstance(item, dict) else enumerate(item)
         for key, value in pairs:

@@ -1,7 +1,7 @@
 """The index of a file of torch, a pickle -> what it says, built from the records. Knows no file.
 
-Of a pickle only the few instructions are followed that torch.save writes. No class or function of its choice is called, and what
-it makes is bounded by its length.
+Of a pickle only the few instructions are followed that torch.save writes. No class or function of its choice is
+called, and what it makes is bounded by its length.
 
 Words:  record = one stored entry of the zip that torch.save writes   index = its pickled data.pkl
 """
@@ -154,8 +154,8 @@ def built(index, records, seen):
         made += kind in _MAKERS
         noted += kind in _MARKS
         if made > _MOST_OBJECTS or noted > 1000 + len(index) // _BYTES_NOTED:
-            raise CheckpointError(f"has more than {_MOST_OBJECTS:,} lists, dicts and tensors in its index, or notes more than it "
-                                  "says; save many numbers as one tensor")
+            raise CheckpointError(f"has more than {_MOST_OBJECTS:,} lists, dicts and tensors in its index, or notes "
+                                  "more than it says; save many numbers as one tensor")
         if kind == "MARK":
             marks.append(len(stack))
         elif kind in _PUTS:

@@ -75,14 +75,15 @@ def spell(error) -> None:
 
 
 def spelled(function: Function) -> Function:
-    """The function, with `shown` words in whatever it raises, and the file that it was given in an error of the system."""
+    """The function, with `shown` words in whatever it raises, and the file it was given in an error of the system."""
     @functools.wraps(function)
     def called(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except Exception as error:
             spell(error)
-            if isinstance(error, OSError) and error.errno and error.filename is None:       # as where a disk cannot be read
+            # As where a disk cannot be read.
+            if isinstance(error, OSError) and error.errno and error.filename is None:
                 error.filename = next((str(each) for each in arguments if isinstance(each, (str, os.PathLike))), None)
             raise
     return cast(Function, called)
