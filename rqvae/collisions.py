@@ -90,11 +90,11 @@ def collision_ranks(codes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def row_sums(rows, mixed=True) -> np.ndarray:
-    """(n,) 64-bit sums of float32 rows (n, D): two numbers, as they are stored, are a word, and every word counts times an
-    odd number of its place, modulo 2^64. One word changed always changes the sum.
+    """(n,) 64-bit sums of float32 rows (n, D): two numbers, as they are stored, are a word, and every word counts
+    times an odd number of its place, modulo 2^64. One word changed always changes the sum.
 
-    A word is `mixed` with its own upper bits first: as it is, its highest bit, which is the sign of a number, counts 2^63
-    whatever the place, and the signs of two columns turned round, as a PCA made again turns them, cancel out.
+    A word is `mixed` with its own upper bits first: as it is, its highest bit, which is the sign of a number, counts
+    2^63 whatever the place, and the signs of two columns turned round, as a PCA made again turns them, cancel out.
     """
     if rows.shape[1] % 2:
         rows = np.concatenate([rows, np.zeros((len(rows), 1), "<f4")], axis=1)

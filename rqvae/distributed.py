@@ -55,8 +55,8 @@ def process_group(device):
         yield
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or "gloo/" in str(error):
-            raise RuntimeError(f"process {rank} of {world} lost the others: one of them has ended, and says why unless it was "
-                               "killed") from error
+            raise RuntimeError(f"process {rank} of {world} lost the others: one of them has ended, and says why "
+                               "unless it was killed") from error
         raise
     finally:
         _group = None
@@ -144,8 +144,8 @@ def require_same(seen: dict) -> None:
         different = next((what for what in first if other.get(what) != first[what]), None)
         if different:
             now, then = (str(one.get(different)) for one in (other, first))
-            raise ValueError(f"not the same for all processes: {different} ({_brief(now)} in process {number}, {_brief(then)} in "
-                             "process 0); give every process the same files and options")
+            raise ValueError(f"not the same for all processes: {different} ({_brief(now)} in process {number}, "
+                             f"{_brief(then)} in process 0); give every process the same files and options")
 
 
 def _brief(text):

@@ -162,7 +162,9 @@ def evaluate_semantic_ids(model: torch.nn.Module, dataloader: Any,
 
 
 def row_keys(features) -> torch.Tensor:
-    """A 64-bit key for each row, equal for equal rows, whatever the sign of a zero: (B, D) float -> (B,) int64 on the CPU.
+    """A 64-bit key for each row, equal for equal rows, whatever the sign of a zero.
+
+    (B, D) float -> (B,) int64 on the CPU.
 
     Two different rows of a million share a key with a probability of about 1e-7.
     """
@@ -185,7 +187,8 @@ def feature_groups(table, codes):
             keys[first:first + 4096] = row_keys(table.rows(alike[first:first + 4096])).cpu()
         order = np.argsort(keys)                    # not `unique`, which takes three times the memory of many rows
         keys = keys[order]
-        groups[alike[torch.from_numpy(order)]] = len(table) + torch.from_numpy(np.cumsum(np.diff(keys, prepend=keys[0]) != 0))
+        groups[alike[torch.from_numpy(order)]] = len(table) + torch.from_numpy(
+            np.cumsum(np.diff(keys, prepend=keys[0]) != 0))
     return groups
 
 

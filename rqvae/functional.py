@@ -10,7 +10,8 @@ from functools import partial
 
 import torch
 
-MANY_CODES = 1024           # with more, chunks are smaller, and k-means draws many seeds at once and balances no large tables
+# With more codes, chunks are smaller, and k-means draws many seeds at once and balances no large tables.
+MANY_CODES = 1024
 BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
@@ -30,8 +31,8 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = Fals
     Args:
         x: (B, E) floating point.
         codebook: (K, E), same device. What is narrower than float32 is widened to it.
-        exact: never expand the square, which takes ten times as long; for codes that are `crowded`, where no row is looked
-            at again: that is done on the CPU alone, and in no program that is exported.
+        exact: never expand the square, which takes ten times as long; for codes that are `crowded`, where no row is
+            looked at again: that is done on the CPU alone, and in no program that is exported.
 
     Returns:
         (B,) int64, without gradient.
@@ -84,7 +85,8 @@ def _nearest_exactly(rows, codebook, expanded, limits):
     few = min(_CANDIDATES, len(codebook))
     near, places = expanded.topk(few, dim=1, largest=False)         # of the codes that may be meant, and some beyond
     places = places.sort(dim=1).values                              # of equals the first
-    found = torch.cdist(rows[:, None], codebook[places], compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
+    found = torch.cdist(rows[:, None], codebook[places],
+                        compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
     found = places.gather(1, found[:, None])[:, 0]
     unsure = near[:, -1] < 2 * limits                               # there may be more
     if few < len(codebook) and unsure.any():
@@ -126,20 +128,22 @@ def harmful_offset(codebook):
 
 
 def crowded(codebook: torch.Tensor) -> bool:
-    """Whether some codes (K, E) lie so near each other, for how far from the middle, that the expanded square cannot tell
-    which of them is nearest: in groups far apart, or as copies of few rows."""
+    """Whether some codes (K, E) lie so near each other, for how far from the middle, that the expanded square cannot
+    tell which of them is nearest: in groups far apart, or as copies of few rows."""
     codebook = codebook.detach()
     codebook = _enlarged(*_precise(codebook, codebook))[0]
     offset = harmful_offset(codebook)
     codebook = codebook if offset is None else codebook - offset
     limits = codebook.square().sum(dim=1) * _CANCELLED
     numbers = torch.arange(len(codebook), device=codebook.device)
-    return any(bool((squared_distances(part, codebook).masked_fill_(own[:, None] == numbers, math.inf).amin(dim=1) < limit).any())
+    return any(bool((squared_distances(part, codebook).masked_fill_(own[:, None] == numbers, math.inf)
+                     .amin(dim=1) < limit).any())
                for part, own, limit in zip(*(values.split(ROWS_PER_CHUNK) for values in (codebook, numbers, limits))))
 
 
 def _is_not_to_be_asked(x):
-    """Whether to look at the numbers of `x` would wait for a device, stop torch.export, or be traced as if they were all others'."""
+    """Whether to look at the numbers of `x` would wait for a device, stop torch.export, or be traced as if they were
+    all others'."""
     return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -192,7 +196,10 @@ def row_lengths(x: torch.Tensor) -> torch.Tensor:
 
 
 def within(x: torch.Tensor, reach: torch.Tensor) -> bool:
-    """Whether no row of x (B, D) is near `reach` (), where that costs one pass and no wait: on the CPU. False if in doubt."""
+    """Whether no row of x (B, D) is near `reach` (), where that costs one pass and no wait: on the CPU.
+
+    False if in doubt.
+    """
     if _is_not_to_be_asked(x) or not reach > _TINY:
         return False
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -289,7 +296,8 @@ def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick
         else:
             costs = squared_distances(x, centroids)                 # (N, K)
             epsilon = balance * costs.median().clamp_min(torch.finfo(x.dtype).tiny).item()
-            # Prices that move on with the centroids need few iterations, and bind less: a lower error than exact balance.
+            # Prices that move on with the centroids need few iterations, and bind less: a lower error than exact
+            # balance.
             prices = balancing_potentials(costs, epsilon=epsilon, iterations=3, prices=prices)
             codes = (costs + prices).argmin(dim=1)
         if balance is None and previous is not None and torch.equal(codes, previous):

@@ -96,9 +96,10 @@ def batch_features(batch) -> torch.Tensor:
     features = batch["features"]
     if isinstance(features, torch.Tensor) and features.dim() == 2:
         return features
-    found = f"of shape {tuple(features.shape)}" if isinstance(features, torch.Tensor) else f"a {type(features).__name__}"
-    raise ValueError(f'"features" of a batch is {found}; it must be a tensor (B, D): give a DataLoader of the items, or '
-                     "a FeatureLoader of all their features")
+    found = (f"of shape {tuple(features.shape)}" if isinstance(features, torch.Tensor)
+             else f"a {type(features).__name__}")
+    raise ValueError(f'"features" of a batch is {found}; it must be a tensor (B, D): give a DataLoader of the items, '
+                     "or a FeatureLoader of all their features")
 
 
 def _cut(rows):
@@ -181,7 +182,8 @@ def evaluating(model):
 
 
 def model_identity(model) -> dict:
-    """What tells an `RqVae` from any other that gives other codes: a checksum of its weights, and the options UNSEEN in them."""
+    """What tells an `RqVae` from any other that gives other codes: a checksum of its weights, and the options UNSEEN
+    in them."""
     return {"weights": weights_checksum(model.state_dict()),
             "options": {name: model.hyper_parameters.get(name) for name in UNSEEN}}
 

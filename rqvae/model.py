@@ -256,9 +256,9 @@ class RqVae(nn.Module):
             lost = ~(self.encoder(self.standardized(features)).abs().amax(dim=1) < LARGEST)
         if lost.any():
             raise ValueError(
-                f"row {lost.int().argmax()} of a batch of features has latents that are no numbers, or beyond {LARGEST:g}, so no "
-                "code is nearest: the features hold NaN or lie far beyond what the model was trained on, or its weights are "
-                "damaged; check the features, and use another copy of the model")
+                f"row {lost.int().argmax()} of a batch of features has latents that are no numbers, or beyond "
+                f"{LARGEST:g}, so no code is nearest: the features hold NaN or lie far beyond what the model was "
+                "trained on, or its weights are damaged; check the features, and use another copy of the model")
 
     def training_step(self, batch: dict, batch_idx: int = 0) -> torch.Tensor:
         """Total loss, (), of a batch {"features": (B, D)}; its parts are logged."""
@@ -324,8 +324,8 @@ class RqVae(nn.Module):
     @classmethod
     def from_loaded(cls, loaded: dict, path: str | os.PathLike, map_location: Any = None, strict: bool = True,
                     hyper_parameter_overrides: Any = ()) -> RqVae:
-        """The model of what `checkpoint.load_checkpoint` read from `path`, where more of the file is wanted than its model:
-        reading it twice might be reading two files."""
+        """The model of what `checkpoint.load_checkpoint` read from `path`, where more of the file is wanted than its
+        model: reading it twice might be reading two files."""
         model = cls._restore(path, loaded["hyper_parameters"], loaded["state_dict"], map_location, strict,
                              dict(hyper_parameter_overrides))
         model.origin = checkpoint.origin_of(loaded)
@@ -414,11 +414,13 @@ class RqVae(nn.Module):
             difference = checkpoint.explain_mismatch(
                 self.hyper_parameters, found, missing, unexpected, mismatched)
             raise checkpoint.CheckpointError(f"{path}: {difference}")
-        broken = [name for name in own if name in state_dict and not _usable(name, state_dict[name].to(own[name].dtype))]
+        broken = [name for name in own
+                  if name in state_dict and not _usable(name, state_dict[name].to(own[name].dtype))]
         if broken:
             raise checkpoint.CheckpointError(
                 f"{path}: {len(broken)} of its weights hold NaN, Inf, a scale of 0 or codes beyond {LARGEST:g} "
-                f"({checkpoint.some(broken)}), so it says nothing about items; use another copy of it, or an earlier one")
+                f"({checkpoint.some(broken)}), so it says nothing about items; use another copy of it, "
+                "or an earlier one")
 
     @classmethod
     def _arguments(cls):

@@ -87,8 +87,8 @@ def _beside(layers, fan_in, fan_out):
 
 
 class Undrawn(torch.overrides.TorchFunctionMode):
-    """Inside a `with` block modules are built without drawing weights: on the device "meta", which has none, torch would
-    load its compiler for that, more than a second."""
+    """Inside a `with` block modules are built without drawing weights: on the device "meta", which has none, torch
+    would load its compiler for that, more than a second."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

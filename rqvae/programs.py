@@ -168,7 +168,8 @@ def _add_latents(graph, features, model) -> str:
 def _drawn_in(graph, x, reach) -> str:
     """What `functional.draw_in` does."""
     axis, one = graph.constant([1], np.int64), graph.constant(1.0)
-    largest = graph.add("Max", graph.add("ReduceMax", graph.add("Abs", x), axis), graph.constant(torch.finfo(torch.float32).tiny))
+    largest = graph.add("Max", graph.add("ReduceMax", graph.add("Abs", x), axis),
+                        graph.constant(torch.finfo(torch.float32).tiny))
     lengths = graph.add("Mul", graph.add("ReduceL2", graph.add("Div", x, largest), axis), largest)      # (B, 1)
     excess = graph.add("Max", graph.add("Div", lengths, graph.constant(reach)), one)
     nearer = graph.add("Mul", graph.add("Div", x, excess), graph.add("Add", one, graph.add("Log", excess)))
@@ -195,7 +196,8 @@ def _expanded_distances(graph, rows, vectors) -> str:
     offset = functional.harmful_offset(vectors)
     if offset is not None:
         vectors, rows = vectors - offset, graph.add("Sub", rows, graph.constant(offset))
-    return graph.add("Gemm", rows, graph.constant(vectors), graph.constant(vectors.double().square().sum(1)), alpha=-2.0, transB=1)
+    return graph.add("Gemm", rows, graph.constant(vectors), graph.constant(vectors.double().square().sum(1)),
+                     alpha=-2.0, transB=1)
 
 
 def _exact_distances(graph, rows, vectors) -> str:
@@ -205,7 +207,8 @@ def _exact_distances(graph, rows, vectors) -> str:
         [make.make_node("Unsqueeze", ["z", "last"], ["column"]), make.make_node("Sub", ["column", "c"], ["apart"]),
          make.make_node("Mul", ["apart", "apart"], ["square"]), make.make_node("Add", ["so_far", "square"], ["sum"])],
         "distance", [make.make_tensor_value_info("so_far", kind, ["rows", len(vectors)]),
-                     make.make_tensor_value_info("z", kind, ["rows"]), make.make_tensor_value_info("c", kind, [len(vectors)])],
+                     make.make_tensor_value_info("z", kind, ["rows"]),
+                     make.make_tensor_value_info("c", kind, [len(vectors)])],
         [make.make_tensor_value_info("sum", kind, ["rows", len(vectors)])],
         [graph.onnx.numpy_helper.from_array(np.array([1], np.int64), "last")])
     nothing = graph.add("Mul", graph.add("Slice", rows, *(graph.constant([number], np.int64) for number in (0, 1, 1))),

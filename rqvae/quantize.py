@@ -79,7 +79,10 @@ class VectorQuantizer(nn.Module):
         return functional.nearest_codes(inputs, self.embeddings.weight, exact=self._exactly(inputs))
 
     def _exactly(self, inputs):
-        """Whether codes are so `crowded` that a GPU would mistake them; asked once for a codebook, and not in training."""
+        """Whether codes are so `crowded` that a GPU would mistake them.
+
+        Asked once for a codebook, and not in training.
+        """
         if self.training or inputs.device.type == "cpu" or torch.compiler.is_compiling():
             return False
         weight = self.embeddings.weight

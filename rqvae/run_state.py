@@ -19,7 +19,8 @@ from .functional import perplexity
 from .inference import batch_features
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
-NEVER_BELOW_0 = {"lr", "initial_lr", "base_lrs", "_last_lr", "step", "exp_avg_sq", "max_exp_avg_sq", "eps", "weight_decay"}
+NEVER_BELOW_0 = {"lr", "initial_lr", "base_lrs", "_last_lr", "step", "exp_avg_sq", "max_exp_avg_sq", "eps",
+                 "weight_decay"}
 UNDER_NONE = {"best", "mode_worse"}         # of a plateau scheduler
 
 
@@ -42,7 +43,7 @@ class RunState:
         self.notes, self.fused = notes, fused
         model.logged = {}                       # of steps that were made before
         self.optimizer, self.scheduler, self.every_step = None, None, False
-        if trains:          # what is only saved needs no optimizer, nor the second that torch takes to make the first one
+        if trains:      # what is only saved needs no optimizer, nor the second that torch takes to make the first one
             self.optimizer, self.scheduler, self.every_step = _configured(optimizers or model.configure_optimizers())
             self._fuse()
         self.monitor = monitor or "val_loss"
@@ -187,7 +188,8 @@ class RunState:
     def _require_same_optimizer(self, loaded, path):
         """Refuse an optimizer of another kind than the run was begun with, whose state means nothing to it."""
         try:
-            saved, own = (set(state["param_groups"][0]) for state in (loaded["optimizer_states"][0], self.optimizer.state_dict()))
+            saved, own = (set(state["param_groups"][0])
+                          for state in (loaded["optimizer_states"][0], self.optimizer.state_dict()))
         except (LookupError, TypeError):
             return                              # said where it is taken
         # A version of torch adds options; another kind has some of its own.
@@ -220,7 +222,8 @@ class RunState:
             self._set_rng(self.rng)
 
     def _require_numbers(self):
-        """Refuse state that no step leaves behind: the next one would ruin the weights, or none would change them any more."""
+        """Refuse state that no step leaves behind: the next one would ruin the weights, or none would change them any
+        more."""
         state = {"optimizer": self.optimizer.state_dict(), "means": self.means.sums,
                  "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                  "prices": self.model.assign and self.model.assign.state_dict()}
@@ -263,7 +266,8 @@ class RunState:
 
 
 def _odd_numbers(state, name):
-    """Names of what holds NaN, Inf but for a loss that none has been under yet, or less than 0 where only squares and rates stand."""
+    """Names of what holds NaN, Inf but for a loss that none has been under yet, or less than 0 where only squares and
+    rates stand."""
     if isinstance(state, (dict, list, tuple)):
         for key, inner in state.items() if isinstance(state, dict) else enumerate(state):
             yield from _odd_numbers(inner, f"{name}.{key}".strip("."))

@@ -24,7 +24,7 @@ from .run_state import Means, RunState, batch_size, in_epoch, to_device
 from .storage.files import append_line, remove_aside, remove_stale_temporaries, set_aside, write_atomically
 from .storage.words import spelled
 
-CHECKPOINTS = ("best.ckpt", "last.ckpt")     # set aside, written and removed in this order: what is missing tells of a kill
+CHECKPOINTS = ("best.ckpt", "last.ckpt")    # set aside, written, removed in this order: what is missing tells of a kill
 METRICS = "metrics.jsonl"
 STEPS_BETWEEN_CHECKS = 32       # on a GPU, where looking at every loss would stall it
 _ADVICE = "lower the learning rate, or look for extreme values in the features"
@@ -124,7 +124,8 @@ def fit(
     events = event_writer_class()(str(folder)) if tensorboard and folder and not distributed.rank() else None
     new = None if resume_from or distributed.rank() else folder
     shown = EpochReport(max_epochs, run, progress and not distributed.rank(), events)
-    with set_aside(new, CHECKPOINTS, along=[METRICS]), contextlib.closing(shown) as report, _interruptible(stop, folder, report) as stop:
+    with set_aside(new, CHECKPOINTS, along=[METRICS]), contextlib.closing(shown) as report, \
+            _interruptible(stop, folder, report) as stop:
         _prepare(folder, run.history)
         while run.epoch < max_epochs:
             began = time.perf_counter()
@@ -231,7 +232,8 @@ def _append_line(folder, row):
 def _save(run, folder, name):
     broken = [name for name, values in run.model.state_dict().items() if not torch.isfinite(values).all()]
     if broken:          # the loss that would tell is that of the next step
-        raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN or Inf after epoch {run.epoch + 1 if run.batch else run.epoch}; "
+        raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN or Inf after epoch "
+                               f"{run.epoch + 1 if run.batch else run.epoch}; "
                                f"stopped before they could reach a checkpoint; {_ADVICE}")
     if folder is None:
         return None
