@@ -17,6 +17,7 @@ ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see 
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
 _TINY = 1e-9                        # numbers whose squares come near the smallest that float32 has
 _BELOW = 0.999                      # so much of a length, in one place rounded otherwise, is not above it in another
+_COMPARED = 2**20                   # numbers of candidates held at once
 _CANDIDATES = 8                     # codes that are looked at again, where no more are as near
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
@@ -85,8 +86,10 @@ def _nearest_exactly(rows, codebook, expanded, limits):
     few = min(_CANDIDATES, len(codebook))
     near, places = expanded.topk(few, dim=1, largest=False)         # of the codes that may be meant, and some beyond
     places = places.sort(dim=1).values                              # of equals the first
-    found = torch.cdist(rows[:, None], codebook[places],
-                        compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
+    size = max(1, _COMPARED // (few * codebook.shape[1]))
+    found = torch.cat([
+        torch.cdist(some[:, None], codebook[theirs], compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
+        for some, theirs in zip(rows.split(size), places.split(size))])
     found = places.gather(1, found[:, None])[:, 0]
     unsure = near[:, -1] < 2 * limits                               # there may be more
     if few < len(codebook) and unsure.any():
