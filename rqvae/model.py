@@ -24,6 +24,7 @@ from .storage.words import spelled, warn
 UNBOUNDED = torch.finfo(torch.float32).max
 LARGEST = 1e15          # of latents and codes: sums of squares of larger ones leave float32
 SCALES = "feature_scale", "column_scale", "part_scale", "reach"         # what features are divided by
+COUNTS = "ema_counts", "shares", "latent_variance", "latent_share"      # what no training brings below 0
 
 
 class RqVaeOutput(NamedTuple):
@@ -414,12 +415,18 @@ class RqVae(nn.Module):
             difference = checkpoint.explain_mismatch(
                 self.hyper_parameters, found, missing, unexpected, mismatched)
             raise checkpoint.CheckpointError(f"{path}: {difference}")
-        broken = [name for name in own
-                  if name in state_dict and not _usable(name, state_dict[name].to(own[name].dtype))]
+        held = {name: state_dict[name] for name in own if name in state_dict}
+        integers = [name for name, values in held.items()
+                    if own[name].is_floating_point() and not values.is_floating_point()]
+        if integers:
+            raise checkpoint.CheckpointError(
+                f"{path}: {len(integers)} of its weights are integers ({checkpoint.some(integers)}), which mean other "
+                "numbers to whoever made them; save the model in floating point")
+        broken = broken_weights({name: values.to(own[name].dtype) for name, values in held.items()})
         if broken:
             raise checkpoint.CheckpointError(
-                f"{path}: {len(broken)} of its weights hold NaN, Inf, a scale of 0 or codes beyond {LARGEST:g} "
-                f"({checkpoint.some(broken)}), so it says nothing about items; use another copy of it, "
+                f"{path}: {len(broken)} of its weights hold NaN, Inf, a scale of 0, a share below 0 or codes beyond "
+                f"{LARGEST:g} ({checkpoint.some(broken)}), so it says nothing about items; use another copy of it, "
                 "or an earlier one")
 
     @classmethod
@@ -456,11 +463,18 @@ class RqVae(nn.Module):
         return model if map_location is None else model.to(map_location)
 
 
-def _usable(name, values):
-    """Whether a weight holds numbers that items can be encoded with."""
-    if name.endswith("embeddings.weight"):
-        return bool((values.abs() < LARGEST).all())
-    return bool(torch.isfinite(values).all() and (name not in SCALES or (values > 0).all()))
+def broken_weights(state_dict: dict) -> list:
+    """Names of the weights that hold what items cannot be encoded with, or trained on."""
+    return [name for name, values in state_dict.items() if not _usable(name, name.rpartition(".")[2], values)]
+
+
+def _usable(name, kind, values):
+    if name.endswith("embeddings.weight") or kind in ("ema_counts", "ema_sums", "shares"):
+        sound = values.abs() < LARGEST
+    else:
+        sound = torch.isfinite(values)
+    return bool(sound.all() and (kind not in SCALES or (values > 0).all())
+                and (kind not in COUNTS or (values >= 0).all()))
 
 
 def _check_depth(found, num_weights, path):
@@ -489,7 +503,7 @@ def _check_values(values):
     faults += [
         f"{name} is {values[name]!r}, must be {rule}"
         for name, rule, holds in (
-            ("commitment_cost", "a number of at least 0", lambda value: 0 <= value < 2 ** 63),
+            ("commitment_cost", "a number of at least 0 and below 2**63", lambda value: 0 <= value < 2 ** 63),
             ("learning_rate", "a positive number", lambda value: 0 < value < float("inf")),
         )
         if not isinstance(values[name], (int, float)) or not holds(values[name])

@@ -19,6 +19,7 @@ import torch
 
 from . import distributed
 from .inference import evaluating, keep_freed_memory, model_device, resolve_device
+from .model import LARGEST, broken_weights
 from .progress import EpochReport, event_writer_class
 from .run_state import Means, RunState, batch_size, in_epoch, to_device
 from .storage.files import append_line, remove_aside, remove_stale_temporaries, set_aside, write_atomically
@@ -230,10 +231,11 @@ def _append_line(folder, row):
 
 
 def _save(run, folder, name):
-    broken = [name for name, values in run.model.state_dict().items() if not torch.isfinite(values).all()]
+    broken = broken_weights(run.model.state_dict())
     if broken:          # the loss that would tell is that of the next step
-        raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN or Inf after epoch "
-                               f"{run.epoch + 1 if run.batch else run.epoch}; "
+        epoch = run.epoch + 1 if run.batch else run.epoch
+        raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN, Inf or codes beyond {LARGEST:g} after epoch "
+                               f"{epoch}; "
                                f"stopped before they could reach a checkpoint; {_ADVICE}")
     if folder is None:
         return None

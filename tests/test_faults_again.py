@@ -360,7 +360,7 @@ def test_a_feature_file_that_changes_under_the_work_is_an_error_and_nothing_is_w
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_checkpoint_with_weights_that_are_no_numbers_is_refused(place, capsys, name, value):
     rewritten("checkpoints/last.ckpt", lambda content: content["state_dict"][name].view(-1)[-1:].fill_(value))
-    words = f"checkpoints/last.ckpt: 1 of its weights hold NaN, Inf, a scale of 0 or codes beyond 1e+15 ({name})"
+    words = f"checkpoints/last.ckpt: 1 of its weights hold NaN, Inf, a scale of 0, a share below 0 or codes beyond 1e+15 ({name})"
     assert words in refused(infer, ["--ckpt", "checkpoints/last.ckpt"], capsys)
     assert words in refused(train, ["--resume", "checkpoints/last.ckpt", "--epochs", "4"], capsys)
 
@@ -369,7 +369,7 @@ def test_a_checkpoint_with_weights_that_are_no_numbers_is_refused(place, capsys,
     ("encoder.layers.0.weight", 1e300, "hold NaN"), ("quantizer.levels.0.embeddings.weight", 1e20, "hold NaN"),
     ("column_scale", 0.0, "hold NaN"), ("encoder.layers.0.bias", 1e30, "no code is nearest"),
     ("encoder.linear.weight", 3e38, "no code is nearest"), ("feature_scale", 1e-40, "no code is nearest"),
-    ("latent_share", -10.0, "no code is nearest")])
+    ("latent_share", -10.0, "hold NaN")])
 def test_weights_that_are_numbers_and_make_none_are_refused(place, capsys, name, value, words):
     """Doubles beyond float32, and what overflows on the way: all such items got codes that were none of theirs."""
     def change(content):

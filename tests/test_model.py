@@ -234,6 +234,15 @@ def test_a_list_of_sizes_must_suit_the_levels():
         RqVae(12, 16, 8, [4, 1])
 
 
+def test_weights_that_are_integers_are_refused(tmp_path):
+    """As somebody keeps them who has packed them: without their scale they are other numbers."""
+    model = RqVae(8, 6, 4, 5)
+    packed = {name: (20 * values).to(torch.int8) for name, values in model.state_dict().items()}
+    torch.save({"state_dict": packed, "hyper_parameters": model.hyper_parameters}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="a.ckpt: 13 of its weights are integers .* save the model in floating point"):
+        RqVae.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
 def test_loading_needs_no_compiler(tmp_path):
     """torch's takes more than a second to import, and draws weights on the device "meta" by it."""
     fit(RqVae(12, 16, 8, 8, num_quantizers=2), [{"features": torch.randn(32, 12)}], max_epochs=1, checkpoint_dir=tmp_path,

@@ -230,11 +230,35 @@ def test_a_training_state_that_no_step_leaves_is_refused(tmp_path, name, value):
         fit(RqVae(12, 8, 4, 8), loader(clustered(64)), max_epochs=2, device="cpu", resume_from=tmp_path / "odd.ckpt", progress=False)
 
 
+@pytest.mark.parametrize("name, value", [("ema_counts", -1.0), ("ema_counts", 1e30), ("ema_sums", 1e30), ("shares", -1.0),
+                                         ("shares", math.nan)])
+def test_averages_that_no_step_leaves_are_refused(tmp_path, name, value):
+    """The codebook that they led to was trained on, and written where nobody could read it again."""
+    def model():
+        return RqVae(12, 8, 4, 8, ema_decay=0.9, restart_below=0.05)
+    quiet(model(), loader(clustered(64)), max_epochs=1, checkpoint_dir=tmp_path)
+    content = load_checkpoint(tmp_path / "last.ckpt")
+    content["state_dict"][f"quantizer.{name}"].view(-1)[-1] = value
+    torch.save(content, tmp_path / "odd.ckpt")
+    for use in (lambda: RqVae.load_from_checkpoint(tmp_path / "odd.ckpt"),
+                lambda: quiet(model(), loader(clustered(64)), max_epochs=2, resume_from=tmp_path / "odd.ckpt")):
+        with pytest.raises(CheckpointError, match=f"odd.ckpt: 1 of its weights hold NaN.* \\(quantizer.{name}\\)"):
+            use()
+
+
+def test_codes_that_nobody_could_load_reach_no_checkpoint(tmp_path):
+    model = RqVae(12, 8, 4, 8)
+    model.quantizer.embeddings.weight.data[-1] = 1e16
+    with pytest.raises(TrainingDiverged, match="quantizer.embeddings.weight hold NaN, Inf or codes beyond"):
+        quiet(model, loader(clustered(64)), max_epochs=1, checkpoint_dir=tmp_path)
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
 def test_weights_that_the_last_step_ruined_reach_no_checkpoint(tmp_path):
     """No loss tells of them any more, and without validation nothing else did."""
     model = RqVae(12, 8, 4, 8)
     ruin = torch.optim.SGD(model.parameters(), lr=math.inf)
-    with pytest.raises(TrainingDiverged, match="hold NaN or Inf after epoch 1; .* learning rate"):
+    with pytest.raises(TrainingDiverged, match="hold NaN, Inf or codes beyond 1e\\+15 after epoch 1; .* learning rate"):
         fit(model, loader(clustered(32), batch_size=32), max_epochs=1, device="cpu", checkpoint_dir=tmp_path, progress=False,
             optimizers=ruin)
     assert not list(tmp_path.glob("*.ckpt"))

@@ -176,7 +176,10 @@ def _read_parquet(path, format):
     if not pyarrow.types.is_list(lists.type) and not pyarrow.types.is_large_list(lists.type):
         raise ValueError(f"{path}: column {codes} holds {lists.type}; expected lists of integers")
     lengths = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
-    if lists.null_count or len(lengths) != 1:
+    if lists.null_count or lists.flatten().null_count:
+        raise ValueError(f"{path}: column {codes} has rows without a list, or lists with a code missing; "
+                         "expected equally many in each row")
+    if len(lengths) != 1:
         raise ValueError(f"{path}: column {codes} holds lists of {lengths.tolist()} codes; "
                          "expected equally many in each row")
     flat = lists.flatten().to_numpy(zero_copy_only=False)

@@ -18,7 +18,7 @@ from .checkpoint import bare_weights
 from .words import describe_content
 from .model_folders import CONFIG_NAME, read_config, read_safetensors
 from .packed import MOST_TIMES, SMALL
-from .torch_files import CheckpointError, read_torch_file
+from .torch_files import CheckpointError, read_torch_file, some
 
 _WIDEST_IDENTITY = 8192
 _BATCH_NORM_EPSILON = 1e-5      # of nn.BatchNorm1d; none of these systems sets another
@@ -89,7 +89,7 @@ def _read_codebooks(path) -> list:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist, or is no regular file; save it again there")
     try:
-        with Npz(path) as archive:
+        with Npz(path) as archive, np.errstate(over="ignore"):      # Inf is refused with all other weights
             return [torch.from_numpy(archive.values(f"codebook_{level}", NUMBERS).astype(np.float32))
                     for level in range(len(archive.names))]
     except (ValueError, KeyError) as error:
@@ -107,7 +107,10 @@ def _recognised(path, content, config, activation) -> Peer:
     held = next((content[key] for key in ("state_dict", "model", "model_state_dict") if key in content), content)
     if not isinstance(held, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in held.values()):
         raise UnknownPeer(f"holds no weights of a tokenizer; expected {_expected()}")
-    weights = {name: tensor.float() for name, tensor in bare_weights(held, path).items()}
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor
+               for name, tensor in bare_weights(held, path).items() if not _TRAINING_STATE.fullmatch(name)}
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()
+              or name.endswith("running_var") and (tensor < 0).any()]
     for pattern, system in _CODEBOOKS.items():
         found = {int(match[1]): name for name in weights if (match := re.fullmatch(pattern, name))}
         if found and sorted(found) == list(range(len(found))):
@@ -115,11 +118,13 @@ def _recognised(path, content, config, activation) -> Peer:
             break
     else:
         raise UnknownPeer(f"is not a tokenizer that is known here; expected {_expected()}")
+    if broken:          # here, as a variance of Inf makes a weight of 0
+        raise CheckpointError(f"holds NaN, Inf, numbers beyond float32 or a variance below 0 in {len(broken)} of its "
+                              f"weights ({some(broken)}), so it says nothing about items; use another copy of it")
     if system == "LC-Rec":
         options = content.get("args") or config or {}
         return _lc_rec(options.get("system", _LC_REC), weights, codebooks, options)
     if system == "rectokens":
-        weights = {name: tensor for name, tensor in weights.items() if not _TRAINING_STATE.fullmatch(name)}
         return _assembled(system, _linears(weights, "encoder.net"), codebooks, _linears(weights, "decoder.net"),
                           weights)
     return _rq_vae_recommender(weights, codebooks, content.get("model_config", config), activation)
@@ -217,6 +222,9 @@ def _assembled(system, encoder, codebooks, decoder, left, remarks=(), *, activat
     if left:
         raise CheckpointError(f"has weights that our model has no place for, such as {sorted(left)[0]}")
     latent_dim = codebooks[0].shape[1]
+    if len({codebook.shape[1:] for codebook in codebooks}) > 1:
+        raise CheckpointError(f"has codebooks of {[codebook.shape[-1] for codebook in codebooks]} columns; expected as "
+                              "many in each")
     linear = {"encoder.linear.weight": beside}
     if beside is not None:
         linear["decoder.linear.weight"] = torch.eye(latent_dim) if decoder is None else torch.zeros_like(beside.T)

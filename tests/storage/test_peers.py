@@ -319,6 +319,38 @@ def test_missing_and_misshapen_weights_are_an_error_of_one_sentence(tmp_path, fe
         loaded(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("part, value", [
+    ("encoder.mlp_layers.2.running_var", float("inf")), ("encoder.mlp_layers.2.running_var", 1e300),
+    ("encoder.mlp_layers.2.running_var", -1e-6), ("encoder.mlp_layers.2.running_mean", float("nan")),
+    ("encoder.mlp_layers.1.weight", 1e39), ("rq.vq_layers.1.embedding.weight", float("-inf"))])
+def test_numbers_that_are_none_are_refused_under_their_own_name(tmp_path, features, part, value):
+    """A variance of Inf made an encoder that loses a column, and IDs without a word."""
+    lc_rec(tmp_path / "a.pth", features, norm=True)
+    content = torch.load(tmp_path / "a.pth", weights_only=False)
+    content["state_dict"][part] = content["state_dict"][part].double()
+    content["state_dict"][part].view(-1)[0] = value
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"a.pth holds NaN, Inf, numbers beyond float32 or a variance below 0 in 1 of its "
+                                              f"weights \\({part}\\)"):
+        loaded(tmp_path / "a.pth")
+
+
+def test_weights_that_are_integers_are_refused(tmp_path, features):
+    lc_rec(tmp_path / "a.pth", features)
+    content = torch.load(tmp_path / "a.pth", weights_only=False)
+    content["state_dict"] = {name: (20 * values).to(torch.int8) for name, values in content["state_dict"].items()}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="a.pth: 15 of its weights are integers"):
+        loaded(tmp_path / "a.pth")
+
+
+def test_codebooks_of_several_widths_are_named(tmp_path):
+    (tmp_path / "metadata.json").write_text(json.dumps({"type": "RQKMeans"}))
+    np.savez(tmp_path / "codebooks.npz", codebook_0=np.ones((4, 6)), codebook_1=np.ones((4, 5)))
+    with pytest.raises(CheckpointError, match=r"has codebooks of \[6, 5\] columns; expected as many in each"):
+        load_peer(tmp_path)
+
+
 def test_a_call_in_a_peers_file_is_refused_by_name(tmp_path):
     class Calls:
         def __reduce__(self):
