@@ -1,7 +1,7 @@
 """Features and what users did -> features blended with those of what is taken along. Knows no models.
 
-Shapes:  N items   D feature width   P parts of the features   T items that somebody took   E events (a user took an item)
-         C events of a chunk   B rows read at once
+Shapes:  N items   D feature width   P parts of the features   T items that somebody took
+         E events (a user took an item)   C events of a chunk   B rows read at once
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class BlendedTable:
     """(N, D) rows of a table, each item half itself and half the mean of what people take along with it.
 
     An item is taken along with another where both are in a user's list, at most REACH places apart, and counts
-    1 / distance. What is blended is brought back to the variance that it had (a mean has less), each part by one factor. An
-    item that nobody took along with another stays as it is, and so does a part that it lacks. As `FeatureTable` in all
-    else; the means are made when rows are first asked for, and held in memory.
+    1 / distance. What is blended is brought back to the variance that it had (a mean has less), each part by one
+    factor. An item that nobody took along with another stays as it is, and so does a part that it lacks. As
+    `FeatureTable` in all else; the means are made when rows are first asked for, and held in memory.
 
     Args:
         table: a `FeatureTable` or `PartsTable` of N items.
@@ -44,9 +44,9 @@ class BlendedTable:
         self._table, self._interactions, self._added = table, interactions, None
         taken = len(np.unique(interactions.items))
         if taken * self.shape[1] > MOST_NUMBERS:
-            raise ValueError(f"{taken:,} items that somebody took, of {self.shape[1]} features, are too many to be blended, which "
-                             f"takes 4 bytes a number; give features of at most {MOST_NUMBERS // taken} columns, or leave the "
-                             "interactions out")
+            raise ValueError(f"{taken:,} items that somebody took, of {self.shape[1]} features, are too many to be "
+                             f"blended, which takes 4 bytes a number; give features of at most {MOST_NUMBERS // taken} "
+                             "columns, or leave the interactions out")
 
     def __len__(self):
         return self.shape[0]
@@ -71,8 +71,8 @@ class BlendedTable:
         self._table.check(chunk_rows, rows)
 
     def checksum(self, rows=None, *, form=FORMS[0]) -> str:
-        """"blended:" and 32 hex digits, which tell these features and interactions from any others; all of them also for some
-        rows, which are blended with others."""
+        """"blended:" and 32 hex digits, which tell these features and interactions from any others; all of them also
+        for some rows, which are blended with others."""
         part = "" if rows is None else f" {rows.start} {rows.stop}"
         digest = hashlib.blake2b(f"{self._table.checksum(form=form)}{part}".encode(), digest_size=16)
         for part in (self._interactions.items, self._interactions.offsets):
@@ -89,8 +89,8 @@ class BlendedTable:
 
 
 def _taken_along(table, interactions):
-    """(N,) where an item's mean stands, -1 where nothing was taken along; and half the means (T, D), NaN for a part that
-    none of the others has."""
+    """(N,) where an item's mean stands, -1 where nothing was taken along; and half the means (T, D), NaN for a part
+    that none of the others has."""
     items = torch.as_tensor(np.asarray(interactions.items)).long()                          # (E,)
     users = torch.repeat_interleave(torch.as_tensor(np.asarray(interactions.offsets)).diff())    # (E,)
     widths = getattr(table, "widths", None) or [table.shape[1]]
@@ -101,7 +101,8 @@ def _taken_along(table, interactions):
     for first in range(0, len(items), EVENTS_PER_CHUNK):
         begin = max(first - REACH, 0)           # the last ones before are partners once more
         chunk = slice(begin, first + EVENTS_PER_CHUNK)
-        _add_pairs(sums, weights, table.rows(items[chunk].numpy()), widths, place[items[chunk]], users[chunk], first - begin)
+        _add_pairs(sums, weights, table.rows(items[chunk].numpy()), widths, place[items[chunk]], users[chunk],
+                   first - begin)
     alone = (weights.sum(dim=1) == 0).nonzero()[:, 0]
     place[taken[alone]] = -1
     for part, weight in zip(sums.split(widths, dim=1), weights.split(1, dim=1)):
@@ -118,7 +119,8 @@ def _rescaled(table, place, added):
         blended = own / 2 + added[place[chunk]]
         own = torch.where(blended.isnan(), torch.nan, own)
         moments += torch.stack([(~own.isnan()).double(), own, own ** 2, blended, blended ** 2]).double().nansum(dim=1)
-    before, after = (moments[at] / moments[0] for at in (1, 3))                     # (D,) means, NaN where nothing was blended
+    # (D,) means, NaN where nothing was blended.
+    before, after = (moments[at] / moments[0] for at in (1, 3))
     spreads = torch.stack([moments[2] / moments[0] - before ** 2, moments[4] / moments[0] - after ** 2])      # (2, D)
     factors = []
     for part in spreads.nan_to_num(0.0).split(getattr(table, "widths", None) or [table.shape[1]], dim=1):
@@ -130,8 +132,8 @@ def _rescaled(table, place, added):
 
 
 def _add_pairs(sums, weights, features, widths, places, users, begun):
-    """Add the pairs whose later event is not among the first `begun` of the chunk: to sums (T, D) of features and weights
-    (T, P), from features (C, D) of the events, the places (C,) of their items and their users (C,)."""
+    """Add the pairs whose later event is not among the first `begun` of the chunk: to sums (T, D) of features and
+    weights (T, P), from features (C, D) of the events, the places (C,) of their items and their users (C,)."""
     there = torch.stack([~part[:, 0].isnan() for part in features.split(widths, dim=1)], dim=1).float()      # (C, P)
     features = features.nan_to_num(0.0)
     along, weight = torch.zeros_like(features), torch.zeros_like(there)

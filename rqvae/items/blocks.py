@@ -22,7 +22,7 @@ import torch
 from ..storage.words import warn
 
 _SLOW = 2**30                   # bytes of columns that are read out of their file again and again; fewer go into memory
-_NEAR, _PAGE = 2**14, 2**12     # bytes between two numbers of a column, and between two rows, that are read along with them
+_NEAR, _PAGE = 2**14, 2**12     # bytes between two numbers of a column, and between two rows, that are read with them
 _PIECE = 2**20                  # numbers held at once on the way
 _MAPS, _MEMORY = "/proc/self/maps", "/proc/self/mem"        # what lies at an address, and its bytes: Linux has them
 _KINDS = {"U": "text", "S": "text", "b": "booleans", "c": "complex numbers", "M": "dates",
@@ -167,8 +167,8 @@ class MapBlock(FileBlock):
         try:
             return self._rows_of(file, rows)
         except OSError as error:
-            raise ValueError(f"{self._mapped} cannot be read where it is mapped ({error.strerror}): it was cut short while "
-                             "in use; restore it and start again") from error
+            raise ValueError(f"{self._mapped} cannot be read where it is mapped ({error.strerror}): it was cut short "
+                             "while in use; restore it and start again") from error
         finally:
             os.close(file)
 
@@ -177,8 +177,8 @@ class MapBlock(FileBlock):
 
 
 def _runs(rows, near, most):
-    """(where the rows stand in ascending order, the rows in it, where in it a run begins that is read by itself): within a run
-    the next is at most `near` rows on, and all lie within `most`."""
+    """(where the rows stand in ascending order, the rows in it, where in it a run begins that is read by itself):
+    within a run the next is at most `near` rows on, and all lie within `most`."""
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     far = (np.diff(ordered) > near) | (np.diff(ordered // max(1, most)) > 0)
@@ -211,9 +211,9 @@ def _in_memory(array, *, bfloat16=False):
 
 
 def _file_under(array):
-    """(path, where the array begins in it, its `os.stat`, whether who mapped it may write) of the file that is mapped where
-    an array lies: (None, ...) if none is, or the system does not say; no `os.stat` if the bytes there need not be the
-    file's."""
+    """(path, where the array begins in it, its `os.stat`, whether who mapped it may write) of the file that is mapped
+    where an array lies: (None, ...) if none is, or the system does not say; no `os.stat` if the bytes there need not
+    be the file's."""
     ends = [(size - 1) * step for size, step in zip(array.shape, array.strides)]
     begin = _address(array)
     low, high = begin + sum(min(end, 0) for end in ends), begin + sum(max(end, 0) for end in ends) + array.itemsize
@@ -226,7 +226,8 @@ def _file_under(array):
             found = os.stat(path[0])                    # fails for a file that has no name any more, and is safe so
             if not stat.S_ISREG(found.st_mode):
                 break
-            same = (device, int(inode)) == (b"%02x:%02x" % (os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino)
+            same = (device, int(inode)) == (b"%02x:%02x" % (os.major(found.st_dev), os.minor(found.st_dev)),
+                                            found.st_ino)
             return (os.fsdecode(path[0]), int(offset, 16) + begin - start, found if same and mode[3:] == b"s" else None,
                     mode[1:2] == b"w")
     return None, None, None, None

@@ -23,8 +23,8 @@ def form_of(recorded) -> str:
 
 
 class BlockChecksums:
-    """CRC-32 of every ROWS_PER_BLOCK rows, each row as `row_sums` has it, of which a checksum of the whole or of a part is
-    made.
+    """CRC-32 of every ROWS_PER_BLOCK rows, each row as `row_sums` has it, of which a checksum of the whole or of a
+    part is made.
 
     One pass over the rows, in pieces of any size, and nothing but four bytes a block to keep.
 
@@ -50,7 +50,7 @@ class BlockChecksums:
             first, rows = first + len(piece), rows[len(piece):]
 
     def of(self, part, width) -> str | None:
-        """The form and 32 hex digits for the rows of a range that begins at a block, or None if not all were taken in."""
+        """The form and 32 hex digits for the rows of a range that begins at a block; None if not all were taken in."""
         digest = hashlib.blake2b(f"{len(part)} {width}".encode(), digest_size=16)
         for first in range(part.start, part.stop, ROWS_PER_BLOCK):
             count, crc = self._sums.get(first // ROWS_PER_BLOCK, (0, 0))

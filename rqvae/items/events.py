@@ -155,7 +155,8 @@ def _columns(path, header, wanted) -> dict:
     for kind, usual in COLUMNS.items():
         if wanted[kind] is not None and wanted[kind] not in header:
             near = difflib.get_close_matches(wanted[kind], header, n=1)
-            raise ValueError(f"{path} has no column {wanted[kind]!r}; " + (f"did you mean {near[0]!r}? " if near else "")
+            raise ValueError(f"{path} has no column {wanted[kind]!r}; "
+                             + (f"did you mean {near[0]!r}? " if near else "")
                              + f"it has {', '.join(header[:20])}")
         found[kind] = wanted[kind] or next((plain[name] for name in usual if name in plain), None)
         if found[kind] is None and kind != "time":

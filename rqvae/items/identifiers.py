@@ -110,7 +110,8 @@ def _read_csv(path, column):
                 ids.append(row[place])
             return ids
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix} ({error}); save it as UTF-8, with a header line") from error
+        raise ValueError(f"{path} cannot be read as {path.suffix} ({error}); "
+                         "save it as UTF-8, with a header line") from error
 
 
 def _read_parquet(path, column):

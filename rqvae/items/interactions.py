@@ -23,7 +23,7 @@ from .readers import require_file
 from .user_lists import read_lists
 
 SUFFIXES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".parquet", ".npy")
-LONGEST = 1000          # items of one user; the list of one who took more is a program's, and nearly all pairs are in it
+LONGEST = 1000      # items of one user; the list of one who took more is a program's, and nearly all pairs are in it
 
 
 class Interactions(NamedTuple):
@@ -51,8 +51,9 @@ def read_interactions(path, count, item_ids=None, *, user_column=None, item_colu
 
     Args:
         path: `.json` with {user: [items]} or a list of lists (LC-Rec, LETTER: `inter.json`); `.jsonl`, a list a line;
-            `.txt`, a line a user: the user, then items, numbered from 1 unless there is a 0 (P5: `sequential_data.txt`);
-            `.csv`, `.tsv` or `.parquet`, a row an event; `.npy` with pairs (P, 2) of rows taken one after the other.
+            `.txt`, a line a user: the user, then items, numbered from 1 unless there is a 0 (P5:
+            `sequential_data.txt`); `.csv`, `.tsv` or `.parquet`, a row an event; `.npy` with pairs (P, 2) of rows
+            taken one after the other.
         count: N, the number of items.
         item_ids: their N IDs, or None.
         user_column, item_column, time_column: of a table; by default the first of `events.COLUMNS` that is there.
@@ -155,12 +156,12 @@ class _Names:
         else:
             named = f"named by row number from {shift}"
             if not shift and lowest == 1 and highest == self.count:
-                raise ValueError(f"{path} numbers items from 1 to {self.count}, but rows are counted from 0; take 1 off, "
-                                 "or give such item IDs by --item-ids")
+                raise ValueError(f"{path} numbers items from 1 to {self.count}, but rows are counted from 0; "
+                                 "take 1 off, or give such item IDs by --item-ids")
         if not (as_rows >= 0).any():
             known = f"IDs such as {self.example!r}" if self.row_of is not None else f"the rows 0 to {self.count - 1}"
-            raise ValueError(f"{path} names none of these items: it has {str(self.first)[:60]!r} and the like, the items "
-                             f"have {known}; name the items that it is about, or give their IDs by --item-ids")
+            raise ValueError(f"{path} names none of these items: it has {str(self.first)[:60]!r} and the like, the "
+                             f"items have {known}; name the items that it is about, or give their IDs by --item-ids")
         return as_rows, named
 
 
@@ -175,8 +176,8 @@ def read_pairs(path) -> np.ndarray:
     require_file(path)
     pairs = read_npy(path, INTEGERS)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
-        raise ValueError(f"{path} holds {pairs.dtype} of shape {pairs.shape}; expected integers of shape (pairs, 2), row "
-                         "numbers of items that go together")
+        raise ValueError(f"{path} holds {pairs.dtype} of shape {pairs.shape}; expected integers of shape (pairs, 2), "
+                         "row numbers of items that go together")
     return pairs
 
 
@@ -208,6 +209,6 @@ def _tidied(rows, lengths, count, longest, where) -> Interactions:
            f"all but the last {counted(longest, 'item')} of {counted(endless, 'user')}" if endless else ""]
     out = "; left out: " + ", ".join(filter(None, out)) if any(out) else ""
     taken = len(np.unique(rows))
-    words = (f"{counted(len(lengths), 'user')} took {taken:,} of {counted(count, 'item')} {counted(len(rows), 'time')}, "
-             f"{where}{out}")
+    words = (f"{counted(len(lengths), 'user')} took {taken:,} of {counted(count, 'item')} "
+             f"{counted(len(rows), 'time')}, {where}{out}")
     return Interactions(rows.astype(np.int32, copy=False), offsets, words)

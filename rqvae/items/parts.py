@@ -79,14 +79,16 @@ class PartsTable:
             for first in range(part.start, part.stop, ROWS_PER_BLOCK):
                 chunk = self.rows(slice(first, min(first + ROWS_PER_BLOCK, part.stop)))
                 self._checksums.add(first, _one_nan(chunk))
-                missing = torch.stack([piece[:, 0].isnan() for piece in chunk.split(self.widths, dim=1)])     # (P, rows)
+                # (P, rows)
+                missing = torch.stack([piece[:, 0].isnan() for piece in chunk.split(self.widths, dim=1)])
                 lacking = [before + int(now.sum()) for before, now in zip(lacking, missing)]
                 nothing += (first + missing.all(dim=0).nonzero()[:, 0]).tolist()
         finally:
             self.fill = fill
         if nothing:
-            raise ValueError(f"{self.source}: {len(nothing)} of {len(part)} items ({', '.join(map(str, nothing[:8]))}) have "
-                             "none of the parts; remove them, or give them one")
+            raise ValueError(f"{self.source}: {len(nothing)} of {len(part)} items "
+                             f"({', '.join(map(str, nothing[:8]))}) have none of the parts; "
+                             "remove them, or give them one")
         for name, count in zip(self.names, lacking):
             if count:
                 warn(f"{name} is missing for {count} of {len(part)} items; these are trained and encoded with what "
@@ -130,8 +132,9 @@ def _joined(tables):
         other = next((table for table, ids in zip(known, texts) if ids != texts[0]), None)
         if other is not None:
             without = next(table.source for table in tables if table.item_ids is None)
-            raise ValueError(f"{known[0].source} and {other.source} have other item IDs, or the same in another order, and {without} "
-                             "has none, so nobody can tell which items its rows are; give it item IDs")
+            raise ValueError(f"{known[0].source} and {other.source} have other item IDs, or the same in another order, "
+                             f"and {without} has none, so nobody can tell which items its rows are; "
+                             "give it item IDs")
         if len(lengths) > 1:
             raise ValueError("the parts have " + ", ".join(f"{len(table)} rows ({table.source})" for table in tables) +
                              "; give them the same rows, NaN for what is missing, or item IDs in each file")

@@ -61,7 +61,8 @@ def read_features(path, key=None, id_column=None):
     if suffix == ".npy":
         _refuse_key(path, key)
         if id_column is not None:
-            raise ValueError(f"{path} holds one array and no {id_column!r} with item IDs; give them in a file of their own")
+            raise ValueError(f"{path} holds one array and no {id_column!r} with item IDs; "
+                             "give them in a file of their own")
         return [_read_npy(path)], None
     if suffix == ".npz":
         return _read_npz(path, key, id_column)

@@ -93,8 +93,8 @@ def _require_order(own, table, given) -> None:
     if one and one != other and set(one) == set(other):
         row = next(row for row, (mine, theirs) in enumerate(zip(one, other)) if mine != theirs)
         where = given if isinstance(given, (str, os.PathLike)) else "item_ids"
-        raise ValueError(f"{table.source} has its own item IDs, and {where} has the same in another order: row {row} is {one[row]!r} "
-                         f"there and {other[row]!r} here; leave the wrong ones out")
+        raise ValueError(f"{table.source} has its own item IDs, and {where} has the same in another order: "
+                         f"row {row} is {one[row]!r} there and {other[row]!r} here; leave the wrong ones out")
 
 
 class FeatureTable:
@@ -174,13 +174,14 @@ class FeatureTable:
         self._warn(where, len(part), seen.constant, seen.zero)
 
     def checksum(self, rows=None, *, form=FORMS[0]) -> str:
-        """A mark and 32 hex digits that tell these rows, as float32 and in this order, from any others: every number counts.
+        """A mark and 32 hex digits that tell these rows, as float32 and in this order, from any others.
 
+        Every number counts.
         Path, time and stored type play no part. Without a pass of its own where `check` has seen the rows.
 
         Args:
-            rows: a range of row numbers that begins at a multiple of 1024, or an array of row numbers in the order in which
-                to take them; all unless said.
+            rows: a range of row numbers that begins at a multiple of 1024, or an array of row numbers in the order in
+                which to take them; all unless said.
             form: as an earlier version made it, see `checksums.FORMS`, in a pass of its own.
 
         Raises:

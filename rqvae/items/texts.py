@@ -69,8 +69,8 @@ def read_texts(path, *, text_columns, id_column=None) -> ItemTexts:
     _require_columns(path, list(columns), [*text_columns, *([] if id_column is None else [id_column])])
     silent = [row for row, text in enumerate(texts) if not text]
     if silent:
-        warn(f"{path}: no text in {len(silent):,} of {counted(len(texts), 'item')}, the first in row {silent[0]}; their "
-             "features say nothing of them: give them a text, or leave them out")
+        warn(f"{path}: no text in {len(silent):,} of {counted(len(texts), 'item')}, the first in row {silent[0]}; "
+             "their features say nothing of them: give them a text, or leave them out")
     item_ids = None if id_column is None else _item_ids(path, ids, numbers, id_column)
     return ItemTexts(texts, names, item_ids)
 
@@ -117,8 +117,8 @@ def encode_texts_once(texts, folder, label, model_name=DEFAULT_ENCODER, *, batch
     Raises: as `encode_texts`; and a ValueError for an encoder that may not be loaded. A folder that cannot be
         written only draws a warning.
     """
-    refusal = (f"{label}: the encoder {shown(repr(model_name))} is named by a checkpoint and not by you, and to load one can "
-               "run code and fetch files; name it in this command (--encoder) if you trust it")
+    refusal = (f"{label}: the encoder {shown(repr(model_name))} is named by a checkpoint and not by you, and to load "
+               "one can run code and fetch files; name it in this command (--encoder) if you trust it")
     if folder is None and not may_load:
         raise ValueError(refusal)
     if folder is None:
@@ -172,8 +172,8 @@ def _load_encoder(model_name, device):
                           "pip install sentence-transformers, or give a file of embeddings"
                           ) from error
     if model_name == DEFAULT_ENCODER and Path(model_name).exists():
-        raise ValueError(f"the folder {model_name} here has the name of the default encoder, and could run its own code; "
-                         f"give --encoder ./{model_name} if you mean it, or work in another folder")
+        raise ValueError(f"the folder {model_name} here has the name of the default encoder, and could run its own "
+                         f"code; give --encoder ./{model_name} if you mean it, or work in another folder")
     how = {"device": None if device == "auto" else device, "trust_remote_code": False}
     try:
         if _kept(model_name):
@@ -224,8 +224,9 @@ def _require_hub(model_name) -> None:
             reason = f"the Hugging Face hub has no such model for you ({error.response.status_code})"
         else:
             reason = "it is not on this machine, and the Hugging Face hub cannot be reached to fetch it"
-        raise _NoHub(f"the sentence encoder {model_name!r} cannot be had: {reason}; give the folder of one, a smaller one "
-                     f"where fetching is slow ({SMALL_ENCODER}, 90 MB), or embeddings made elsewhere by --data") from error
+        raise _NoHub(f"the sentence encoder {model_name!r} cannot be had: {reason}; give the folder of one, a smaller "
+                     f"one where fetching is slow ({SMALL_ENCODER}, 90 MB), or embeddings made elsewhere by --data"
+                     ) from error
     if model_name == DEFAULT_ENCODER:
         print(f"fetching the sentence encoder {model_name}, once: 2.5 GB; --encoder {SMALL_ENCODER} is 90 MB",
               file=sys.stderr)
@@ -308,8 +309,9 @@ def _csv(path, file):
             yield reader.line_num, record
     except csv.Error as error:
         if "field limit" in str(error):
-            raise ValueError(f"{path}, after line {reader.line_num}: a field has more than {_LONGEST_FIELD:,} characters, "
-                             "as where a quotation mark is never closed; close it, or shorten the text") from error
+            raise ValueError(f"{path}, after line {reader.line_num}: a field has more than {_LONGEST_FIELD:,} "
+                             "characters, as where a quotation mark is never closed; close it, or shorten the text"
+                             ) from error
         raise ValueError(f"{path}, after line {reader.line_num}: {error}; mend the record there"
                          ) from error
     finally:
@@ -334,8 +336,8 @@ def _item_ids(path, values, numbers, column):
             raise ValueError(f"{_place(path, number)} has {brief(value)!r} as its {column!r}; expected an item ID: "
                              "printable text or a whole number")
         if seen.setdefault(item_id, number) != number:
-            raise ValueError(f"{_place(path, number)} repeats the item ID {item_id!r} of {_place(path, seen[item_id])}; "
-                             "item IDs must be unique")
+            raise ValueError(f"{_place(path, number)} repeats the item ID {item_id!r} of "
+                             f"{_place(path, seen[item_id])}; item IDs must be unique")
     try:
         return of_one_kind(values)
     except ValueError as error:

@@ -86,8 +86,8 @@ def _key(text, at):
 
 def _checked(items, place):
     if not isinstance(items, list):
-        raise ValueError(f"{place} holds {type(items).__name__} {brief(items, 40)!r}; expected the list of the items that "
-                         "a user took")
+        raise ValueError(f"{place} holds {type(items).__name__} {brief(items, 40)!r}; "
+                         "expected the list of the items that a user took")
     for item in items:
         if type(item) is not int and type(item) is not str:
             raise ValueError(f"{place} names the item {brief(item, 40)!r}; expected item IDs or row numbers")
