@@ -1,4 +1,4 @@
-"""Semantic IDs out: collisions resolved, tokens, look-up, the files that we and other systems read, and their formats."""
+"""Semantic IDs out: collisions resolved, tokens, look-up, the files that we and other systems read, their formats."""
 
 from typing import NamedTuple, Tuple
 
@@ -16,8 +16,8 @@ FORMATS = {
     "minionerec": Format(_INDEX, "MiniOneRec: the token index, and info/<name>.txt with titles"),
     "minionerec-kmeans": Format(_INDEX, "MiniOneRec, k-means: codes from 1, collisions numbered"),
     "grid": Format((".pt",), "GRID: tensor (levels + 1, items), collisions numbered"),
-    "tiger": Format((".npy", ".pt"), "TIGER, genrec, RQ-VAE-Recommender: table (items, levels + 1), collisions numbered; the "
-                                     "latter two read no file, but take it in one line: docs/formats.md"),
+    "tiger": Format((".npy", ".pt"), "TIGER, genrec, RQ-VAE-Recommender: table (items, levels + 1), collisions "
+                                     "numbered; the latter two read no file, but take it in one line: docs/formats.md"),
     "openonerec": Format((".parquet",), "OpenOneRec: Parquet of pid and codes, and a .txt of the ID texts"),
     "torcheasyrec": Format((".parquet",), "TorchEasyRec: Parquet of item_id, codes, codes with offsets and ranked "
                                           "alternatives (candidate_codes), and one from each ID to its items"),

@@ -109,8 +109,8 @@ def _checked_candidates(candidates, count, size):
         return None
     candidates = as_codes(candidates, "candidates")
     if len(candidates) != count or candidates.max() >= size:
-        raise ValueError(f"candidates are {len(candidates):,} rows with codes up to {candidates.max()}; expected a row for "
-                         f"each of the {count:,} items, and last codes below {size}")
+        raise ValueError(f"candidates are {len(candidates):,} rows with codes up to {candidates.max()}; "
+                         f"expected a row for each of the {count:,} items, and last codes below {size}")
     return candidates
 
 
@@ -122,13 +122,14 @@ def _caveats(items, format, main):
         yield f"{system} reads three codes of an ID, and these have {levels}; train with --num-quantizers 3"
     elif system and levels > 3:
         own = int((collision_ranks(items.codes[:, :3])[1] == 1).sum())
-        yield (f"{system} reads the first three codes of an ID, and these have {levels}: {own:,} of {count:,} items are told "
-               "from all others by those; train with --num-quantizers 3, and let --unique optimal do what a suffix does")
+        yield (f"{system} reads the first three codes of an ID, and these have {levels}: {own:,} of {count:,} items "
+               "are told from all others by those; train with --num-quantizers 3, and let --unique optimal do what a "
+               "suffix does")
     if format == "minionerec-kmeans" and levels == 3:
         own = int((collision_ranks(items.codes)[1] == 1).sum())
         if own < count:
-            yield (f"MiniOneRec numbers colliding items by a fourth token, but reads three: {own:,} of {count:,} items are told "
-                   "from all others by those; --format minionerec gives every item three of its own")
+            yield (f"MiniOneRec numbers colliding items by a fourth token, but reads three: {own:,} of {count:,} items "
+                   "are told from all others by those; --format minionerec gives every item three of its own")
     if format in _INDICES and not main.name.endswith(".index.json"):
         yield f"{main.name}: the scripts of {_INDICES[format]} look for NAME.index.json; name it so, or rename it"
     if format == "openonerec" and "0" in map(str, items.item_ids or [0]):

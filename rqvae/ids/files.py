@@ -119,7 +119,8 @@ def item_numbers_beside(path) -> Path:
 
 
 def write_item_numbers(item_ids, path, count, overwrite=False) -> None:
-    """Write the `.item2id` beside `path`; one of other items that is there says from now on that the rows are the items."""
+    """Write the `.item2id` beside `path`; one of other items that is there says from now on that the rows are the
+    items."""
     beside = item_numbers_beside(path)
     refuse_existing([beside], overwrite)
     check_lines(item_ids, beside.name)
@@ -218,7 +219,8 @@ def existing_file(path) -> Path:
 def _read_npy(path):
     codes = read_npy(path, INTEGERS)
     if codes.ndim not in (1, 2):
-        raise ValueError(f"{path} holds {codes.dtype} of shape {codes.shape}; expected integers of shape (items, levels)")
+        raise ValueError(f"{path} holds {codes.dtype} of shape {codes.shape}; "
+                         "expected integers of shape (items, levels)")
     return SemanticIds(_checked(path, as_codes, codes), None, None)
 
 
@@ -316,4 +318,5 @@ def _checked(where, check, *arguments):
         raise ValueError(f"{where}: {error}") from None
 
 
-_READERS = {".json": _read_json, ".jsonl": _read_lines, ".csv": lambda path: SemanticIds(*read_table(path)), ".npy": _read_npy}
+_READERS = {".json": _read_json, ".jsonl": _read_lines, ".csv": lambda path: SemanticIds(*read_table(path)),
+            ".npy": _read_npy}

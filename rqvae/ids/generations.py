@@ -1,7 +1,8 @@
-"""What a file of semantic IDs is and what made it, in a manifest beside it: `semantic_ids.json.manifest`. Knows no model.
+"""What a file of semantic IDs is and what made it, in a manifest beside it: `semantic_ids.json.manifest`.
 
-It takes its name last, with the files of its set or not at all: a generation that was only half replaced, as where its files
-are in several folders, does not agree with the old one. Whoever builds on these files checks it first.
+It takes its name last, with the files of its set or not at all: a generation that was only half replaced, as where
+its files are in several folders, does not agree with the old one. Whoever builds on these files checks it first.
+Knows no model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ MANIFEST = ".manifest"
 FORMAT = 1
 _BESIDE = 100                       # manifests that are looked at
 _KINDS = {"generation": str, "items": int, "published before": int, "levels": list, "format": str, "files": dict,
-          **dict.fromkeys(("checkpoint", "features"), (dict, type(None))), **dict.fromkeys(("unique", "parent"), (str, type(None))),
+          **dict.fromkeys(("checkpoint", "features"), (dict, type(None))),
+          **dict.fromkeys(("unique", "parent"), (str, type(None))),
           "rows": (list, type(None))}
 _MOST = 2 ** 24                     # bytes; an honest one has two thousand
 
@@ -40,10 +42,11 @@ def describe(codes, item_ids, sizes, made, *, format, parent=None) -> dict:
         codes: (N, L) int64, or (N, L+1) with a suffix.
         item_ids: N, or None where the rows are the items.
         sizes: K of each level.
-        made: what made the new ones: "checkpoint" (path, weights), "features" (source, checksum, item_ids), "unique", ...
+        made: what made the new ones: "checkpoint" (path, weights), "features" (source, checksum, item_ids),
+            "unique", ...
         format: of the main file.
-        parent: the manifest of the generation that this one goes on from, or for one without a manifest how many items it
-            has; None for a first.
+        parent: the manifest of the generation that this one goes on from, or for one without a manifest how many
+            items it has; None for a first.
     """
     digest = hashlib.sha256(np.ascontiguousarray(codes, "<i8").tobytes())
     digest.update("\n".join(map(str, item_ids or ())).encode("utf-8", "surrogatepass"))
@@ -64,7 +67,8 @@ def describe(codes, item_ids, sizes, made, *, format, parent=None) -> dict:
 
 
 def write_manifest(main, files, content) -> None:
-    """Write the manifest of `main`, which stands for all `files` that were written with it, in one `together` block or before.
+    """Write the manifest of `main`, which stands for all `files` that were written with it, in one `together` block
+    or before.
 
     Args:
         main: path of the main file.
@@ -98,11 +102,11 @@ def read_manifest(path):
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
-        raise ValueError(f"{beside} is cut off or damaged, so nobody can tell whether {path} is what was published; restore "
-                         "both, or remove the manifest to take the file as it is")
+        raise ValueError(f"{beside} is cut off or damaged, so nobody can tell whether {path} is what was published; "
+                         "restore both, or remove the manifest to take the file as it is")
     if content["manifest"] != FORMAT:
-        raise ValueError(f"{beside} has the format {brief(content['manifest'], 20)}, this version reads {FORMAT}; use the "
-                         "version that wrote it")
+        raise ValueError(f"{beside} has the format {brief(content['manifest'], 20)}, this version reads {FORMAT}; "
+                         "use the version that wrote it")
     return content
 
 
@@ -111,8 +115,10 @@ def _is_whole(content) -> bool:
     if not all(isinstance(content.get(name), kind) for name, kind in _KINDS.items()):
         return False
     made, features = (content.get(name) or {} for name in ("checkpoint", "features"))
-    return (all(isinstance(each["sha256"], str) and isinstance(each.get("bytes", 0), int) for each in content["files"].values())
-            and all(type(size) is int and size > 0 for size in content["levels"]) and 0 <= content["published before"] <= content["items"]
+    return (all(isinstance(each["sha256"], str) and isinstance(each.get("bytes", 0), int)
+                for each in content["files"].values())
+            and all(type(size) is int and size > 0 for size in content["levels"])
+            and 0 <= content["published before"] <= content["items"]
             and all(type(row) is int and row >= 0 for row in content.get("rows") or ())
             and content.get("unique") in (None, "optimal", "nearest", "suffix")
             and isinstance(made.get("options") or {}, dict) and isinstance(features.get("places") or {}, dict))
@@ -126,8 +132,9 @@ def verified_manifest(path):
     """
     content, main = read_manifest(path), followed(path)
     if content and main.name not in content["files"]:
-        raise ValueError(f"{manifest_path(path)} is of {', '.join(map(str, list(content['files'])[:3]))}, not of {path}; give both the "
-                         "names that they were written under, or remove the manifest to take the file as it is")
+        raise ValueError(f"{manifest_path(path)} is of {', '.join(map(str, list(content['files'])[:3]))}, "
+                         f"not of {path}; give both the names that they were written under, or remove the manifest "
+                         "to take the file as it is")
     for name, expected in (content or {}).get("files", {}).items():
         file = main.parent / name
         remedy = f"restore the files of one generation, or remove {manifest_path(path).name} to take them as they are"
@@ -137,8 +144,8 @@ def verified_manifest(path):
         if size < expected.get("bytes", 0):
             raise ValueError(f"{file} is cut off: it has {size:,} bytes, {expected['bytes']:,} were written; {remedy}")
         if file_checksum(file) != expected["sha256"]:
-            raise ValueError(f"{file} is not the file that was written with {manifest_path(path).name}: it was edited, or is "
-                             f"of another generation; {remedy}")
+            raise ValueError(f"{file} is not the file that was written with {manifest_path(path).name}: it was edited, "
+                             f"or is of another generation; {remedy}")
     return content
 
 
@@ -178,8 +185,8 @@ def check_checkpoint(manifest, path, identity, ancestors=()) -> None:
     weights = made.get("weights", identity["weights"])
     if weights != identity["weights"] and weights not in ancestors:
         raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than these "
-                         f"({identity['weights'][:8]}...), and nothing says that these were trained on from them: their codes "
-                         "mean other things; name that checkpoint, or train with --from and --keep")
+                         f"({identity['weights'][:8]}...), and nothing says that these were trained on from them: "
+                         "their codes mean other things; name that checkpoint, or train with --from and --keep")
     for name, value in (made.get("options") or {}).items():         # 1.2 and before recorded none
         if identity["options"].get(name, value) != value:
             raise ValueError(f"{path} was made by a model whose {name} was {value}, that of this one is "

@@ -21,7 +21,8 @@ from ..storage.words import warn
 from . import FORMATS
 from .exports import check_export, export_semantic_ids
 from .files import existing_file, item_numbers_beside, load_semantic_ids, save_semantic_ids
-from .generations import check_checkpoint, describe, manifest_path, read_manifest, verified_manifest, with_kinds, write_manifest
+from .generations import (check_checkpoint, describe, manifest_path, read_manifest, verified_manifest, with_kinds,
+                          write_manifest)
 from .tokens import level_letters
 
 OWN = ("json", "jsonl", "csv", "npy")          # of `save_semantic_ids`
@@ -50,9 +51,11 @@ def plan_outputs(formats, output, overwrite=False) -> list:
     path = Path(output or ("semantic_ids" if formats else "semantic_ids.json"))
     if not formats:
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name a file to write, .json, .jsonl, .csv or .npy, or a --format")
+            raise IsADirectoryError(f"{path} is a folder; "
+                                    "name a file to write, .json, .jsonl, .csv or .npy, or a --format")
         if path.suffix[1:] not in OWN:
-            raise ValueError(f"--output is {path}; its suffix must be .json, .jsonl, .csv or .npy, unless a --format is named")
+            raise ValueError(f"--output is {path}; "
+                             "its suffix must be .json, .jsonl, .csv or .npy, unless a --format is named")
         outputs = [Output(path.suffix[1:], path)]
     else:
         unknown = [name for name in formats if name not in OWN and name not in FORMATS]
@@ -173,8 +176,8 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
             elif suffix is not None and name in NUMBERED:
                 table = codes[:, :levels]
                 if not np.array_equal(collision_ranks(table)[0], suffix):
-                    raise ValueError(f"format {name} counts 0, 1, 2, ... within each collision, but the published suffixes "
-                                     "leave some out; choose another format")
+                    raise ValueError(f"format {name} counts 0, 1, 2, ... within each collision, but the published "
+                                     "suffixes leave some out; choose another format")
             elif suffix is not None:
                 sizes.append(int(suffix.max()) + 1)
             groups.append(export_semantic_ids(table, name, path, num_embeddings=sizes, item_ids=item_ids, names=names,
@@ -193,8 +196,8 @@ def load_published(path, num_embeddings, made=None, ancestors=()) -> tuple:
         made, ancestors: which model that is, see `generations.check_checkpoint`; None for whichever.
 
     Raises:
-        ValueError: they cannot be of a tokenizer with these codes, are not what their manifest says, or are another model's;
-            and what reading raises.
+        ValueError: they cannot be of a tokenizer with these codes, are not what their manifest says, or are another
+            model's; and what reading raises.
     """
     manifest = verified_manifest(existing_file(path))
     published = with_kinds(load_semantic_ids(path), manifest)
@@ -210,12 +213,13 @@ def load_published(path, num_embeddings, made=None, ancestors=()) -> tuple:
 
 
 def _check_shared(published, levels, path, known) -> None:
-    """Refuse, or without a suffix say, that items share an ID in a published table, whose manifest is not `known` to allow it."""
+    """Refuse, or without a suffix say, that items share an ID in a published table, whose manifest is not `known` to
+    allow it."""
     codes, count = published.codes, len(published.codes)
     if codes.shape[1] > levels and codes[:, levels].max() >= count:
         row = int(codes[:, levels].argmax())
-        raise ValueError(f"{path}: the suffix of row {row} is {codes[row, levels]}, but it counts items that share an ID, and there "
-                         f"are {count:,}; the file is damaged, or of other codes")
+        raise ValueError(f"{path}: the suffix of row {row} is {codes[row, levels]}, but it counts items that share an "
+                         f"ID, and there are {count:,}; the file is damaged, or of other codes")
     ranks, sizes = collision_ranks(codes)
     if known or sizes.max() == 1:
         return
@@ -260,14 +264,14 @@ def published_rows(published, where, item_ids, count) -> np.ndarray:
     if item_ids is None:
         raise ValueError(f"{where} has item IDs, the new items have none; give them by --item-ids")
     if published.item_ids is None and kind_of(as_integers(list(map(str, item_ids)))) != "integer":
-        raise ValueError(f"{where} knows its items by row number, but the new ones have item IDs such as {item_ids[0]!r}, "
-                         "so nobody can tell which of them are published already; put the published item IDs beside it, "
-                         f"in {item_numbers_beside(where).name} (a line `ID<tab>row` for each), or give the new items "
-                         "without item IDs to go on counting rows")
+        raise ValueError(f"{where} knows its items by row number, but the new ones have item IDs such as "
+                         f"{item_ids[0]!r}, so nobody can tell which of them are published already; put the published "
+                         f"item IDs beside it, in {item_numbers_beside(where).name} (a line `ID<tab>row` for each), "
+                         "or give the new items without item IDs to go on counting rows")
     rows = rows_in(published, where, item_ids)
     if (rows >= 0).all():
-        raise ValueError(f"all {count:,} items are in {where} already, such as {item_ids[0]!r}, and published IDs do not "
-                         "change; there is nothing to add")
+        raise ValueError(f"all {count:,} items are in {where} already, such as {item_ids[0]!r}, and published IDs do "
+                         "not change; there is nothing to add")
     return rows
 
 
@@ -275,7 +279,8 @@ def rows_in(published, where, item_ids) -> np.ndarray:
     """(count,) the row of each item in `published`, by item ID, -1 where that is new.
 
     Raises:
-        ValueError: most of the new ones are published item IDs, but for spaces, case or zeros in front; fewer are a warning.
+        ValueError: most of the new ones are published item IDs, but for spaces, case or zeros in front; fewer are a
+            warning.
     """
     known = range(len(published.codes)) if published.item_ids is None else published.item_ids
     row_of = rows_by_text(known)
@@ -284,8 +289,9 @@ def rows_in(published, where, item_ids) -> np.ndarray:
     alike = {written_alike(item): item for item in known} if new else {}
     doubtful = [item for item in new if written_alike(item) in alike]
     if doubtful:
-        sentence = (f"{len(doubtful):,} of {len(new):,} new item IDs are written otherwise in {where}, such as {str(doubtful[0])!r}, "
-                    f"there {str(alike[written_alike(doubtful[0])])!r}: the same items would get a second ID")
+        sentence = (f"{len(doubtful):,} of {len(new):,} new item IDs are written otherwise in {where}, "
+                    f"such as {str(doubtful[0])!r}, there {str(alike[written_alike(doubtful[0])])!r}: "
+                    "the same items would get a second ID")
         if 2 * len(doubtful) > len(new):
             raise ValueError(f"{sentence}; write them alike on both sides")
         warn(f"{sentence}; if they are others, nothing is wrong")

@@ -24,8 +24,9 @@ from ..storage.words import counted
 from .files import load_semantic_ids, save_semantic_ids
 
 # What a part has beside it, and what is said where that differs.
-_RECORD = {"model": "another checkpoint", "options": "another architecture", "rows": "other row numbers", "features": "other features",
-           "item_ids": "other item IDs", "codes": "other codes than were written there"}
+_RECORD = {"model": "another checkpoint", "options": "another architecture", "rows": "other row numbers",
+           "features": "other features", "item_ids": "other item IDs",
+           "codes": "other codes than were written there"}
 _RECORD_LIMIT = 2**16           # bytes
 
 
@@ -47,8 +48,9 @@ class Shard(NamedTuple):
         """Refuse a division into more parts than there are chunks."""
         chunks = -(-num_rows // ROWS_PER_CHUNK)
         if self.count > chunks:
-            raise ValueError(f"{counted(num_rows, 'item')} in {counted(chunks, 'chunk')} of {ROWS_PER_CHUNK} rows, too few for "
-                             f"{self.count} shards; " + (f"ask for {chunks} or fewer" if chunks > 1 else "leave --shard out"))
+            raise ValueError(f"{counted(num_rows, 'item')} in {counted(chunks, 'chunk')} of {ROWS_PER_CHUNK} rows, too "
+                             f"few for {self.count} shards; "
+                             + (f"ask for {chunks} or fewer" if chunks > 1 else "leave --shard out"))
 
 
 def parse_shard(text) -> Shard:
@@ -84,8 +86,8 @@ def find_shards(output) -> list:
     shards = [Shard(index, counts[0]) for index in range(1, counts[0] + 1)]
     missing = [shard for shard in shards if shard not in found]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of {counts[0]} parts are missing, the first {missing[0].path(output)}; "
-                                f"make it by --shard {missing[0].index}/{counts[0]}")
+        raise FileNotFoundError(f"{len(missing)} of {counts[0]} parts are missing, the first "
+                                f"{missing[0].path(output)}; make it by --shard {missing[0].index}/{counts[0]}")
     return shards
 
 
@@ -141,7 +143,8 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
 def _made_of(shard, codes, model, features):
     rows, made = shard.rows(len(features)), model_identity(model)
     return {"model": made["weights"], "options": made["options"], "rows": [rows.start, rows.stop, len(features)],
-            "features": features.checksum(rows), "item_ids": ids_checksum(features.item_ids), "codes": codes_checksum(codes)}
+            "features": features.checksum(rows), "item_ids": ids_checksum(features.item_ids),
+            "codes": codes_checksum(codes)}
 
 
 def _stem(output, suffix):

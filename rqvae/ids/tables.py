@@ -23,8 +23,8 @@ def write_table(file, codes, item_ids, names) -> None:
     """A header, and a line for each item, into an open binary file."""
     formulas = [label for values in (item_ids, names) for label in values or () if _FORMULA.match(str(label))]
     if formulas:
-        warn(f"{len(formulas)} item IDs or names, such as {brief(formulas[0], 40)!r}, look like formulas to a spreadsheet, which "
-             "may run them; open the file there as text, or choose .jsonl")
+        warn(f"{len(formulas)} item IDs or names, such as {brief(formulas[0], 40)!r}, look like formulas to a "
+             "spreadsheet, which may run them; open the file there as text, or choose .jsonl")
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
     labels = [range(len(codes)) if item_ids is None else item_ids, *([] if names is None else [names])]
     # Before 3.13 Python leaves a carriage return without the quotation marks that keep it from ending the line.
@@ -59,8 +59,8 @@ def read_listed_table(path, wanted) -> tuple:
                 codes = line[listed].split(",") if len(line) == len(header) else []
                 levels = levels or len(codes)
                 if not codes or len(codes) != levels or not all(code.isascii() and code.isdigit() for code in codes):
-                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; expected {len(header)} fields, and equally many "
-                                     f"codes between commas under {header[listed]}, \"183,70,232\"")
+                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; expected {len(header)} fields, and "
+                                     f"equally many codes between commas under {header[listed]}, \"183,70,232\"")
                 ids.append(line[labels])
                 flat.extend(map(int, codes))
         except (ValueError, OverflowError, csv.Error) as error:
@@ -89,7 +89,8 @@ def read_table(path) -> tuple:
             labels, flat = [[] for _ in header[:first]], array("q")
             for line in lines:
                 if len(line) != len(header) or not all(code.isascii() and code.isdigit() for code in line[first:]):
-                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; expected {len(header)} fields, codes last")
+                    raise ValueError(f"line {lines.line_num} is {str(line)[:60]}; "
+                                     f"expected {len(header)} fields, codes last")
                 for values, value in zip(labels, line):
                     values.append(value)
                 flat.extend(map(int, line[first:]))
@@ -99,7 +100,8 @@ def read_table(path) -> tuple:
     if not count:
         raise ValueError(f"{path} holds no semantic IDs; expected a line for each item")
     if header[0] == "row" and labels[0] != list(map(str, range(count))):
-        raise ValueError(f"{path}: its rows are not 0 to {count - 1} in order; lines are missing, twice there, or sorted")
+        raise ValueError(f"{path}: its rows are not 0 to {count - 1} in order; "
+                         "lines are missing, twice there, or sorted")
     try:
         item_ids = None if header[0] == "row" else as_item_ids(labels[0], count)
     except ValueError as error:

@@ -47,7 +47,8 @@ class CodeTrie:
         if codes.size >= 2 ** 31 or self.width >= 2 ** 31:
             raise ValueError(f"{len(codes):,} IDs of {codes.shape[1]} codes below {self.width:,} do not fit 32-bit "
                              "numbers; split the items into several trees")
-        order = torch.from_numpy(id_keys(codes)).argsort().numpy()      # (N,) rows by ID; numpy takes three times as long
+        # (N,) rows by ID; numpy takes three times as long.
+        order = torch.from_numpy(id_keys(codes)).argsort().numpy()
         keys, first, leaf_starts = _levels(codes, order, self.width)
         places = np.empty(len(codes), np.int32)
         places[order] = np.arange(len(codes), dtype=np.int32)
