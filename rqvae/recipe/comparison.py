@@ -1,5 +1,5 @@
-"""Two sets of IDs -> what is left of the old ones, as they are and under the best names for the new codes; how new items lie
-among published ones.
+"""Two sets of IDs -> what is left of the old ones, as they are and under the best names for the new codes; how new
+items lie among published ones.
 
 Shapes:  M common items   L levels
 """
@@ -28,8 +28,8 @@ def compare_ids(new, old) -> dict:
         ValueError: one side has item IDs and the other has none, or there is no common item.
     """
     if (new.item_ids is None) != (old.item_ids is None):
-        raise ValueError("one of the two files has item IDs and the other has none, so nobody can tell which items are the "
-                         "same; compare files that both have them, or neither")
+        raise ValueError("one of the two files has item IDs and the other has none, so nobody can tell which items are "
+                         "the same; compare files that both have them, or neither")
     if old.item_ids is None:
         count = min(len(new.codes), len(old.codes))
         rows = np.arange(count), np.arange(count)
@@ -58,11 +58,14 @@ def compare_new(new, published) -> dict:
         published: (N, L) codes.
 
     Returns:
-        known: share of the new items whose first code, first two, ..., but not the whole ID, a published item has (a list).
-        known_published: the same of the published items, for another one's (a list): what to expect of items of their kind.
+        known: share of the new items whose first code, first two, ..., but not the whole ID, a published item has (a
+            list).
+        known_published: the same of the published items, for another one's (a list): what to expect of items of their
+            kind.
         rare, rare_published: share of either on the least used first codes, which together have at most a tenth of the
             published.
-        shared: share of the new items whose whole ID a published item or another new one has, before they are told apart.
+        shared: share of the new items whose whole ID a published item or another new one has, before they are told
+            apart.
     """
     new, published = as_codes(new, "new"), as_codes(published, "published")
     known, known_published = [], []
@@ -76,7 +79,8 @@ def compare_new(new, published) -> dict:
     keys = id_keys(np.concatenate([published[:, :new.shape[1]], new]))
     taken = np.isin(keys[len(published):], keys[:len(published)]) | (collision_ranks(new)[1] > 1)
     return {"known": list(map(float, known)), "known_published": list(map(float, known_published)),
-            "rare": float(np.isin(new[:, 0], rare).mean()), "rare_published": float(np.isin(published[:, 0], rare).mean()),
+            "rare": float(np.isin(new[:, 0], rare).mean()),
+            "rare_published": float(np.isin(published[:, 0], rare).mean()),
             "shared": float(taken.mean())}
 
 
@@ -85,7 +89,7 @@ def _kept(after, before):
 
 
 def _still_together(after, before):
-    """Of the pairs of items that share their ID in `before`, the share that does in `after`; not a number without any."""
+    """Of the pairs of items that share their ID in `before`, the share that does in `after`; NaN without any."""
     old = _pairs(id_keys(before))
     return _pairs(id_keys(np.column_stack([before, after]))) / old if old else float("nan")
 

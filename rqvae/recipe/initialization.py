@@ -127,7 +127,7 @@ def _principal_directions(inputs, width, generator):
 def _way_back(latents, features):
     """(D, E): the matrix that maps latents to features with the least squared error, barely ridged."""
     gram = latents.T @ latents                                      # (E, E)
-    ridge = (1e-3 * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)     # of one item nothing is left over
+    ridge = (1e-3 * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)     # of one item nothing is left
     gram.diagonal().add_(ridge)
     return torch.linalg.solve(gram, latents.T @ features).T
 

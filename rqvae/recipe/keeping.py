@@ -11,7 +11,7 @@ from ..functional import squared_distances
 PULL = 50.0             # weight of the penalty on latents that have left their published cell
 MARGIN = 0.1            # by which they are wanted inside it, as a share of the squared distance to its centre
 LEARNING_RATE = 0.5     # share of the old run's highest
-EPOCHS = 4              # times as many as the recipe has for a new model: published items find back to their cells slowly
+EPOCHS = 4              # times what the recipe has for a new model: published items find back to their cells slowly
 
 
 class HeldAssignment:

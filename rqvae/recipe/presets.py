@@ -29,15 +29,15 @@ MODEL = {                       # the other constructor arguments of `RqVae`
     "robust": True,
 }
 FINE_MODEL = {**MODEL, "hidden_dim": [1024], "learning_rate": 8e-3}     # for the least reconstruction error
-UNTRAINED = {"latent_norm": False}                  # for a starting point alone: norms of latents then say as much as directions
+UNTRAINED = {"latent_norm": False}      # for a starting point alone: norms of latents then say as much as directions
 WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and the codes, may be of any size
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BETAS, FINE_BETAS = (0.9, 0.999), (0.9, 0.99)   # of Adam: at the rate of `fine` a long memory lets the loss burst
 FINE_PULL = 11.0                # of `assignment.BalancedAssignment` on colliding items: there are fewer steps for it
 BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
-PRICE_RATE, LONG = 0.3, 800     # of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices add up,
-                                # until codes that only theirs kept in use are nearest to nothing
+PRICE_RATE, LONG = 0.3, 800     # of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices
+                                # add up, until codes that only theirs kept in use are nearest to nothing
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this
@@ -73,8 +73,8 @@ def configure_optimizers(model, total_steps: int, *, fine: bool = False, closed:
         total_steps: batches of the whole training.
         fine: as in `batch_size`.
         closed: fit a catalogue that no item will ever join, at the expense of new items.
-        held: published items are held to their codes (see `keeping`): the encoder may then keep what it learns of single
-            items, which finds them again; the decoder, by which new items fare, may not.
+        held: published items are held to their codes (see `keeping`): the encoder may then keep what it learns of
+            single items, which finds them again; the decoder, by which new items fare, may not.
     """
     weight_decay = CLOSED_WEIGHT_DECAY if closed else WEIGHT_DECAY
     perceptrons = [*(() if held else model.encoder.layers.parameters()), *model.decoder.layers.parameters()]

@@ -123,9 +123,9 @@ def unusual(model, rows_of, count) -> list:
     said = []
     if columns:
         more = model.column_scale[columns].min().item()
-        said.append(f"{len(columns)} of {len(model.column_scale)} columns ({_listed(columns)}) have a scale of their own, "
-                    f"{more:.3g} times that of the typical column or more; so that they do not outweigh all others, they "
-                    "are brought to the typical scale; --no-robust takes them as they are")
+        said.append(f"{len(columns)} of {len(model.column_scale)} columns ({_listed(columns)}) have a scale of their "
+                    f"own, {more:.3g} times that of the typical column or more; so that they do not outweigh all "
+                    "others, they are brought to the typical scale; --no-robust takes them as they are")
     if 0 < len(far) < count / 3:            # else no row is typical
         said.append(f"{len(far)} of {count} rows ({_listed(far)}) lie more than {FAR_ROW:.0f} times as far out as the "
                     "typical row; are they not normalised, or damaged? So that they do not outweigh all others, they "
