@@ -43,10 +43,10 @@ class Standard(NamedTuple):
     remedy: str             # what to change where it is missed
 
 
-# A recommender was trained on some thirty sets of IDs (`judging`). Random ones recommended a third worse than those that
-# carry content, and IDs that items share 8 % worse than the same IDs made unique. Among unique IDs that carry content
-# neither error nor perplexity, neighbours found or lift told which recommend better: so what is asked of them here is no
-# more than the least of what recommended as well as any.
+# A recommender was trained on some thirty sets of IDs (`judging`). Random ones recommended a third worse than those
+# that carry content, and IDs that items share 8 % worse than the same IDs made unique. Among unique IDs that carry
+# content neither error nor perplexity, neighbours found or lift told which recommend better: so what is asked of them
+# here is no more than the least of what recommended as well as any.
 HEALTHY = {
     # IDs with errors of 0.09, 0.25, 0.38 and 0.41 recommended alike.
     "trained error": Standard(0.41, "at most", "train longer, or with more --num-embeddings or --num-quantizers"),
@@ -75,31 +75,32 @@ HEALTHY = {
 
 QUESTIONS = {
     "kept": ("How much of an item does its ID keep?",
-             "Error of the features rebuilt from the ID: 0 is perfect, 1 is no better than taking each item for average. "
-             "Items held out took no part in training; they tell how new items will fare. Below 0.4 or so a lower error is no sign "
-             "of better recommendation: IDs with 0.09, 0.25, 0.38 and 0.41 recommended alike."),
+             "Error of the features rebuilt from the ID: 0 is perfect, 1 is no better than taking each item for "
+             "average. Items held out took no part in training; they tell how new items will fare. Below 0.4 or so a "
+             "lower error is no sign of better recommendation: IDs with 0.09, 0.25, 0.38 and 0.41 recommended alike."),
     "used": ("Are all codes in use?",
-             "Perplexity is the number of codes that a level uses in effect: all, if each has as many items. Items with the "
-             "same features count once."),
+             "Perplexity is the number of codes that a level uses in effect: all, if each has as many items. Items "
+             "with the same features count once."),
     "apart": ("Does every item have an ID of its own?",
-              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all differ. IDs of "
-              "which 7 % collided recommended 8 % worse than the same made unique."),
+              "Items with one and the same ID collide: a recommender cannot tell them apart. The rate is 0 if all "
+              "differ. IDs of which 7 % collided recommended 8 % worse than the same made unique."),
     "alike": ("Do similar items get similar IDs?",
               "Neighbours found: of an item's 10 most similar items, the share that the IDs alone find again. "
-              "Lift: how many times longer a beginning of the ID they share than two random items do. Random IDs recommend a "
-              "third worse; among IDs that carry content more of either is no sign of better recommendation."),
+              "Lift: how many times longer a beginning of the ID they share than two random items do. Random IDs "
+              "recommend a third worse; among IDs that carry content more of either is no sign of better "
+              "recommendation."),
     "taken": ("What do the IDs say to a recommender?",
-              "Counted by what users took. What they took next is looked for among the ten items whose IDs begin most alike, "
-              "beside the ten that are taken most. Codes are those of the most taken items with a third of the events, of "
-              "those with the next third, and of the rest that was taken; prefixes those of 1, 2, ... codes: where an item "
-              "stands under none of an item that was taken, a recommender will hardly find it. The ± of a recommender is 95 % "
-              "over users; two trainings differ by .001 to .003 besides."),
+              "Counted by what users took. What they took next is looked for among the ten items whose IDs begin most "
+              "alike, beside the ten that are taken most. Codes are those of the most taken items with a third of the "
+              "events, of those with the next third, and of the rest that was taken; prefixes those of 1, 2, ... "
+              "codes: where an item stands under none of an item that was taken, a recommender will hardly find it. "
+              "The ± of a recommender is 95 % over users; two trainings differ by .001 to .003 besides."),
     "left": ("What is left of the IDs before?",
-             "Of the items in both: as the IDs are, under the best names for the new codes, and the pairs that shared so much and "
-             "still do, which no renaming changes."),
+             "Of the items in both: as the IDs are, under the best names for the new codes, and the pairs that shared "
+             "so much and still do, which no renaming changes."),
     "arrived": ("Do the new items find their place among the published?",
-                "A recommender hardly says a beginning that it never saw. In brackets the same of the published items, each beside "
-                "the others: what to expect of new ones of their kind."),
+                "A recommender hardly says a beginning that it never saw. In brackets the same of the published items, "
+                "each beside the others: what to expect of new ones of their kind."),
 }
 
 
@@ -183,7 +184,8 @@ def row_errors(features, codes, model=None):
         keys[chunk] = row_keys(items)
         if model is not None:
             said = decoded(model, codes[chunk])
-            if model.robust and (model.parts or model.draws_in()):      # what lies far out, or is large, would be all of it
+            # What lies far out, or is large, would be all of it.
+            if model.robust and (model.parts or model.draws_in()):
                 items, said = items.to(model_device(model)), said.to(model_device(model))
                 errors[chunk], spreads[chunk] = counted_errors(model, items, said)
             else:
@@ -213,8 +215,8 @@ def some_rows(count, most=4096) -> np.ndarray:
 
 
 def foreign_error(model, features, codes) -> float:
-    """Error of some items' reconstructions, as a share of the variance that the model was trained on where it knows that,
-    else of these items' own. Above 1 the mean would have said more: they are not what the model knows.
+    """Error of some items' reconstructions, as a share of the variance that the model was trained on where it knows
+    that, else of these items' own. Above 1 the mean would have said more: they are not what the model knows.
 
     Args:
         codes: (N, L) int64, before any resolving.
@@ -278,7 +280,8 @@ def _error_measures(errors, spreads, split, bits):
         error = errors[rows].sum().item() / spread if spread else float("nan")
         bound = HEALTHY[name].bound
         few = len(errors[rows]) < SOME
-        return _judged("kept", label, _figure(error, 3), error, name, judge=not few and (bits >= BITS or error > HOPELESS),
+        return _judged("kept", label, _figure(error, 3), error, name,
+                       judge=not few and (bits >= BITS or error > HOPELESS),
                        healthy=f"at most {bound:.2f}" + (", with more items" if few else
                                                          "" if bits >= BITS else " with 3 x 256 codes"))
 
@@ -298,7 +301,8 @@ def _part_measures(features, codes, model):
         said = decoded(model, codes[rows]).to(model_device(model))
         sums += counted_part_errors(model, features.rows(rows).to(said.device), said)
     names = getattr(features, "names", None) or [f"part {number}" for number in range(1, len(model.parts) + 1)]
-    return [Measure("kept", f"error of {name}", _figure(error, 3)) for name, error in zip(names, (sums[0] / sums[1]).tolist())]
+    return [Measure("kept", f"error of {name}", _figure(error, 3))
+            for name, error in zip(names, (sums[0] / sums[1]).tolist())]
 
 
 def _figure(number, digits):
@@ -348,11 +352,13 @@ def _collision_measures(collisions, resolved, room):
         bound, after = HEALTHY["collisions"].bound + chance, resolved["collision_rate"]
         tells = bound < 0.5                 # else there are too few IDs, whatever the model
         found += [_judged("apart", "collision rate before resolving", percent(rate), beyond, "collisions", bound=bound,
-                          healthy=f"at most {percent(bound)}{healthy}" if tells else " ", judge=tells)._replace(remedy=""),
+                          healthy=f"at most {percent(bound)}{healthy}" if tells else " ",
+                          judge=tells)._replace(remedy=""),
                   _judged("apart", "collision rate after resolving", percent(after), after, "resolved", healthy="0 %")]
     if same:
         found.append(Measure("apart", "items exactly like an earlier one", f"{same:,}", remedy=(
-            "give features in which these differ, or each such item once: no ID can tell apart what its features do not")
+            "give features in which these differ, or each such item once: "
+            "no ID can tell apart what its features do not")
             if same > FEW_ALIKE * items else ""))
     return found
 
@@ -361,7 +367,8 @@ def _neighbour_measures(quality, codes, sizes, distinct):
     """`distinct`: items without their doubles; the ten nearest of many that are alike are any ten."""
     found = []
     unlike = " with 3 x 256 codes" if _bits(sizes) < BITS else " in small catalogues" if len(codes) > SMALL else \
-        ", with more items" if distinct < DISTINCT else " where items differ" if distinct < (1 - FEW_ALIKE) * len(codes) else ""
+        ", with more items" if distinct < DISTINCT else \
+        " where items differ" if distinct < (1 - FEW_ALIKE) * len(codes) else ""
     healthy, judge = f"at least {HEALTHY['recall'].bound:.2f}{unlike}", not unlike
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
                        ("recall_item", "neighbours found, item to IDs")):

@@ -186,7 +186,8 @@ def _px(share) -> int:
 
 def escaped(value, longest=None) -> str:
     """Anything as one line of HTML text that no browser can take for more."""
-    words = shown(" ".join(_UNPRINTABLE.sub(" ", str(value)).split()))      # marks of direction are spelled as on a terminal
+    # Marks of direction are spelled as on a terminal.
+    words = shown(" ".join(_UNPRINTABLE.sub(" ", str(value)).split()))
     if longest is not None and len(words) > longest:
         words = words[:longest - 1] + "…"
     return html.escape(words)
@@ -241,8 +242,9 @@ def item_map(plane) -> str:
         name = f" {escaped(group.name, 60)}" if group.name else ""
         legend.append(f'<li><i style="--c:var(--g{number})"></i><span><b>{group.code}</b>{name} '
                       f'<span class="soft">{counted(group.items, "item")}</span></span></li>')
-    words = ("Each point is an item. In colour are the most frequent first codes, seen from the side from which they lie "
-             "farthest apart; the words are those that set their names apart from the others'.")
+    words = ("Each point is an item. In colour are the most frequent first codes, seen from the side from which they "
+             "lie farthest apart; the words are those that set their names apart from the others'.")
     return (f'<section id="map"><h2>Map of the items</h2><p class="soft">{words}</p><div class="map"><svg '
-            f'viewBox="-10 -10 1020 1020" preserveAspectRatio="none" role="img"><title>Map of the items</title>{"".join(paths)}'
+            'viewBox="-10 -10 1020 1020" preserveAspectRatio="none" role="img"><title>Map of the items</title>'
+            f'{"".join(paths)}'
             f'</svg><ul>{"".join(legend)}</ul></div></section>')

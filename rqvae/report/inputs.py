@@ -54,9 +54,8 @@ def unfinished_words(path, extra, history) -> str:
     known = path.with_name("metrics.jsonl").exists() or path.name == "last.ckpt"
     if not known or not isinstance(wanted, int) or len(history) >= wanted:
         return ""
-    return (f"this run was stopped after {len(history):,} of {counted(wanted, 'epoch')}: what follows is not what it would come "
-            "to; "
-            f"train --resume {path.with_name('last.ckpt')} goes on with it")
+    return (f"this run was stopped after {len(history):,} of {counted(wanted, 'epoch')}: what follows is not what it "
+            f"would come to; train --resume {path.with_name('last.ckpt')} goes on with it")
 
 
 def load_names(path, count) -> list:
@@ -80,8 +79,8 @@ def load_names(path, count) -> list:
         raise ValueError(f"{path} holds other values than text; expected a list of names, [\"Drill\", ...]")
     names = names[:-1] if path.suffix.lower() == ".txt" and names[-1] == "" else names
     if len(names) != count:
-        raise ValueError(f"{path} has {counted(len(names), 'name')} for {counted(count, 'item')}; expected one for each, in "
-                         "the same order")
+        raise ValueError(f"{path} has {counted(len(names), 'name')} for {counted(count, 'item')}; "
+                         "expected one for each, in the same order")
     return names
 
 
@@ -117,7 +116,8 @@ def load_pairs(path, num_rows) -> np.ndarray:
     """
     pairs = read_pairs(path).astype(np.int64)
     if pairs.min() < 0 or pairs.max() >= num_rows:
-        raise ValueError(f"{path} names the rows {pairs.min()} to {pairs.max()}, but there are rows 0 to {num_rows - 1}")
+        raise ValueError(f"{path} names the rows {pairs.min()} to {pairs.max()}, "
+                         f"but there are rows 0 to {num_rows - 1}")
     return pairs
 
 
@@ -133,8 +133,8 @@ def in_order_of(table, ids, where) -> SemanticIds:
         ValueError: they are not of the same items, or it cannot be told whether keys are item IDs or row numbers.
     """
     if len(table) != len(ids.codes):
-        raise ValueError(f"{where} has {counted(len(ids.codes), 'item')}, {table.source} has {len(table):,}; give the features "
-                         "of the same items")
+        raise ValueError(f"{where} has {counted(len(ids.codes), 'item')}, {table.source} has {len(table):,}; "
+                         "give the features of the same items")
     if ids.item_ids is None and like_row_numbers(table.item_ids) and not in_row_order(table.item_ids):
         ids = _keys_or_rows(table, ids, where)
     if ids.item_ids is None or table.item_ids is None:
@@ -150,13 +150,14 @@ def in_order_of(table, ids, where) -> SemanticIds:
 
 
 def _keys_or_rows(table, ids, where):
-    """IDs of a file that has the numbers 0 to N - 1 for keys, where the items' own IDs are such numbers in another order.
+    """IDs of a file with the numbers 0 to N - 1 for keys, where the items' own IDs are such numbers in another order.
 
-    Our .json lists its keys, which are item IDs, in row order; an index that lists them in ascending order may mean either.
+    Our .json lists its keys, which are item IDs, in row order; an index that lists them in ascending order may mean
+    either.
     """
     keys = load_semantic_ids(where).item_ids if str(where).endswith(".json") else None
     if keys is not None and list(map(str, keys)) == list(map(str, table.item_ids)):
         return ids._replace(item_ids=list(range(len(ids.codes))))           # the importer sorted them by key
-    raise ValueError(f"the items of {table.source} have the numbers 0 to {len(table) - 1} for item IDs, in another order "
-                     f"than their rows, and {where} does not say whether its own numbers are item IDs or rows; put its "
-                     f"{item_numbers_beside(where).name} beside it, or leave --item-ids out if they are rows")
+    raise ValueError(f"the items of {table.source} have the numbers 0 to {len(table) - 1} for item IDs, in another "
+                     f"order than their rows, and {where} does not say whether its own numbers are item IDs or rows; "
+                     f"put its {item_numbers_beside(where).name} beside it, or leave --item-ids out if they are rows")

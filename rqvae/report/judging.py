@@ -3,7 +3,8 @@
 Counted are items, not IDs: where n items share one, a list that names the ID names n items, in no order, and a hit on
 it is worth the places that they have left among the first ten.
 
-Shapes:  N items   L levels   U users   T items of one, at most REACH   R rows to be judged by: a history and what came next
+Shapes:  N items   L levels   U users   T items of one, at most REACH
+         R rows to be judged by: a history and what came next
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def ranks(model, ids, tree, history, target, beams=BEAMS) -> np.ndarray:
             listed = model.recommend(codes, tree, beams).numpy()        # (rows, beams)
             before = np.cumsum(held[listed], axis=1) - held[listed]
             hit = listed == tree.of_item[target[rows]][:, None]
-            out[rows] = np.where(hit.any(axis=1), np.minimum(before[np.arange(len(rows)), hit.argmax(axis=1)], beams), beams)
+            out[rows] = np.where(hit.any(axis=1),
+                                 np.minimum(before[np.arange(len(rows)), hit.argmax(axis=1)], beams), beams)
     return out
 
 

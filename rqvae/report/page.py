@@ -34,7 +34,8 @@ _STYLE = """
 @media screen and (prefers-color-scheme:dark){:root{color-scheme:dark;--paper:#12151a;
 --card:#1a1f25;--ink:#e7eaed;--soft:#a2acb6;--line:#2f363e;--grid:#282f36;--accent:#78b0f2;
 --fill:#26425f;--g0:#74a9ff;--g1:#ff8f5c;
---g2:#3fd39a;--g3:#e58ad6;--g4:#e6c34a;--g5:#4fd0e6;--g6:#ff7b9f;--g7:#b197fc;--rest:#3a434c;--good:#5cc98d;--fair:#e3ae4d;--poor:#f28b82;--c0:#7fb2ff;--c1:#45c9c0;--c2:#f0b458;
+--g2:#3fd39a;--g3:#e58ad6;--g4:#e6c34a;--g5:#4fd0e6;--g6:#ff7b9f;--g7:#b197fc;--rest:#3a434c;\
+--good:#5cc98d;--fair:#e3ae4d;--poor:#f28b82;--c0:#7fb2ff;--c1:#45c9c0;--c2:#f0b458;
 --c3:#f08fbb;--c4:#b69cf5;--c5:#a9b4be}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.5rem clamp(1rem,4vw,2.5rem) 4rem;max-width:72rem;
@@ -103,7 +104,8 @@ border-bottom:1px solid var(--line)}
 ul{list-style:none;margin:0;padding:0;font-size:.875rem}li{display:flex;gap:.6rem}
 li code{flex:none;min-width:2rem;text-align:right;color:var(--soft)}
 code,.groups b,summary b{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-@media (max-width:40rem){.map{grid-template-columns:minmax(0,1fr)}.tiles{gap:.5rem}.tiles>div{padding:.5rem .8rem}.verdict{top:.55rem}
+@media (max-width:40rem){.map{grid-template-columns:minmax(0,1fr)}.tiles{gap:.5rem}\
+.tiles>div{padding:.5rem .8rem}.verdict{top:.55rem}
 .groups{padding-left:1rem}th,td{padding:.4rem .6rem}
 .code>summary{grid-template-columns:.8rem 2.6rem 1fr auto}.preview{grid-column:2/-1}}
 @media print{html{font-size:11px}body{max-width:none;padding:0;background:none}
@@ -152,7 +154,8 @@ def write_page(path, *, title, description, metrics, history, codes, names=None,
 <h1>{escaped(title)}</h1>
 <p class="soft">{escaped(description)}</p>
 <nav aria-label="Sections"><a href="#training">Training</a><a href="#use">Use of the codes</a>
-<a href="#prefixes">Shared prefixes</a>{'<a href="#map">Map</a>' if plane else ""}<a href="#items">Items by first code</a></nav>
+<a href="#prefixes">Shared prefixes</a>{'<a href="#map">Map</a>' if plane else ""}\
+<a href="#items">Items by first code</a></nav>
 </header>
 <main>
 {_tiles(metrics)}

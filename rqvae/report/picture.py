@@ -51,7 +51,10 @@ def write_picture(path, *, title, history, codes, num_embeddings, measures=(), p
 
 
 def headlines(measures) -> list:
-    """A measure for each question, the one that says most: the last with a verdict for new items, levels and unique IDs."""
+    """A measure for each question, the one that says most.
+
+    It is the last with a verdict for new items, levels and unique IDs.
+    """
     wanted = ("items held out", "of these items", "codes used", "resolving", "collision rate", "neighbours found, item",
               "lift of")
     found, questions = [], set()
@@ -79,8 +82,8 @@ def _draw_map(axes, plane):
                      label=label if len(label) < 34 else label[:33] + "…")
     axes.set(title="Items by first code", xticks=[], yticks=[])
     if plane.groups:
-        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False, markerscale=2,
-                    handletextpad=0.1, columnspacing=0.8)
+        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False,
+                    markerscale=2, handletextpad=0.1, columnspacing=0.8)
 
 
 def _draw_loss(axes, history):

@@ -34,8 +34,8 @@ class Plane(NamedTuple):
 
 
 def plane(features, codes, names=None) -> Plane:
-    """The items on the plane in which the largest groups differ most: the principal components of their means, each of length
-    1, or with fewer than three groups those of the items; the farther out, the narrower the scale.
+    """The items on the plane in which the largest groups differ most: the principal components of their means, each of
+    length 1, or with fewer than three groups those of the items; the farther out, the narrower the scale.
 
     Args:
         features: a `FeatureTable` (N, D) of at least two columns.

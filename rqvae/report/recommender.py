@@ -5,7 +5,8 @@ A causal transformer whose tokens are codes, one item after the other. How a pos
 many items lie between them and on their levels, not on where in the history they stand; so one pass trains on every
 beginning of it.
 
-Shapes:  B histories   T items of each   L levels   K codes of a level   S positions (T * L)   H heads   d width   W beams
+Shapes:  B histories   T items of each   L levels   K codes of a level
+         S positions (T * L)   H heads   d width   W beams
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Recommender(nn.Module):
         return self.dropout(self.embedding(rows) * math.sqrt(self.width))
 
     def read(self, codes):
-        """The states (B, 1 + T * L, d) after the start and after each code (B, T, L), and each layer's keys and values."""
+        """The states (B, 1 + T * L, d) after the start and after each code (B, T, L); each layer's keys and values."""
         tokens = F.pad(codes.flatten(1), (1, 0))
         places = self.places(tokens.shape[1])
         x, memory = self.embed(tokens, places[1]), []
@@ -100,7 +101,10 @@ class Recommender(nn.Module):
         return F.linear(self.last_norm(x), self.embedding.weight[rows] * self.sharpness, self.popularity[rows])
 
     def loss(self, codes):
-        """Mean over levels of the cross entropy of every code (B, T, L), given all before it; -1 after a history's end."""
+        """Mean over levels of the cross entropy of every code (B, T, L), given all before it.
+
+        A code of -1 stands after a history's end.
+        """
         x = self.read(codes.clamp(min=0))[0][:, :-1].unflatten(1, (-1, self.levels))       # (B, T, L, d)
         known = codes[:, :, 0] >= 0
         return sum(F.cross_entropy(self.logits(x[:, :, level][known], level), codes[:, :, level][known])

@@ -90,30 +90,34 @@ def kept_words(old, new) -> str:
 
 
 def holding_text(kept, chosen, held_error, free_error) -> str:
-    """What it costs that published items keep their IDs; arguments as of `assessment.holding_cost`, and what it gives."""
+    """What it costs that published items keep their IDs; arguments as of `assessment.holding_cost`, and its result."""
     same = (np.asarray(kept) == np.asarray(chosen))
-    held, free = ("-" if math.isnan(error) else f"{error:.4f}" for error in (held_error, free_error))      # of items all alike
+    # "-" of items all alike.
+    held, free = ("-" if math.isnan(error) else f"{error:.4f}" for error in (held_error, free_error))
     return (f"holding on to published IDs: error {held} of the {counted(len(same), 'published item')} under the IDs "
-            f"they keep, {free} under those that this model would choose; {percent(same.all(axis=1).mean())} would choose the "
-            f"same, {percent(same[:, 0].mean())} the same first code")
+            f"they keep, {free} under those that this model would choose; {percent(same.all(axis=1).mean())} would "
+            f"choose the same, {percent(same[:, 0].mean())} the same first code")
 
 
 def comparison_text(found, new, old) -> str:
     """`comparison.compare_ids` as lines; `new` and `old` are the two files."""
     header = ["of the items in both", "same as before", "under the best names", "pairs that shared it and still do"]
-    return (f"{shown(new)} against {shown(old)}: {counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
+    return (f"{shown(new)} against {shown(old)}: "
+            f"{counted(found['common'], 'item')} in both, {found['new']:,} new, {found['gone']:,} gone\n"
             + table(header, _what_is_left(found))
             + "\nRenaming codes changes no pair: what the last column lacks has really changed.")
 
 
 def comparison_measures(found) -> list:
     """`comparison.compare_ids` for a page: a list of `assessment.Measure`."""
-    return [Measure("left", "items in both, new and gone", f"{found['common']:,} / {found['new']:,} / {found['gone']:,}"),
+    return [Measure("left", "items in both, new and gone",
+                    f"{found['common']:,} / {found['new']:,} / {found['gone']:,}"),
             *(Measure("left", f"same {name}", " / ".join(shares)) for name, *shares in _what_is_left(found))]
 
 
 def _what_is_left(found):
-    """For each beginning of an ID: its name and, in words, the shares that stayed as they are, under other names, and together."""
+    """For each beginning of an ID: its name and, in words, the shares that stayed as they are, under other names, and
+    together."""
     shares = zip(found["kept"], found["kept_renamed"], found["neighbours"])
     return [[name, *("-" if math.isnan(share) else percent(share) for share in row)]
             for name, row in zip(_beginnings(len(found["kept"])), shares)]
@@ -122,10 +126,12 @@ def _what_is_left(found):
 def arrival_measures(found) -> list:
     """`comparison.compare_new` as a list of `assessment.Measure`."""
     names = _beginnings(len(found["known"]) + 1)
-    return [*(Measure("arrived", f"under a {name} of published items" if not place else f"under {name} of published items",
+    return [*(Measure("arrived",
+                      f"under a {name} of published items" if not place else f"under {name} of published items",
                       f"{percent(now)} ({percent(then)})")
               for place, (name, now, then) in enumerate(zip(names, found["known"], found["known_published"]))),
-            Measure("arrived", "on the least used first codes", f"{percent(found['rare'])} ({percent(found['rare_published'])})"),
+            Measure("arrived", "on the least used first codes",
+                    f"{percent(found['rare'])} ({percent(found['rare_published'])})"),
             Measure("arrived", "ID is another item's, before they are told apart", percent(found["shared"]))]
 
 
@@ -144,7 +150,8 @@ def freshness_text(error, then) -> str:
         return ""
     times = f"the error of new items is {error / then:.2f} times that of the items held out when the model was trained"
     if error <= RETRAIN_FROM * then:
-        return f"{times}: they fare as new items did then, and nothing asks for a retraining (from {RETRAIN_FROM} times on)"
+        return (f"{times}: they fare as new items did then, and nothing asks for a retraining "
+                f"(from {RETRAIN_FROM} times on)")
     return (f"WARNING: {times}; from {RETRAIN_FROM} times on a retraining pays, which keeps what is published: "
             "train --from CHECKPOINT --keep IDS --data ALL")
 
@@ -171,9 +178,9 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
     """
     lines = []
     if robust is not None and f"{robust:.3f}" != f"{relative_mse:.3f}":
-        lines.append(f"reconstruction error: {robust:.3f} of the features' variance (0 is perfect, 1 is no better than the "
-                     f"mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, where few rows or columns "
-                     "have most of the variance")
+        lines.append(f"reconstruction error: {robust:.3f} of the features' variance (0 is perfect, 1 is no better "
+                     f"than the mean),\n  with what lies far out drawn in; {relative_mse:.3f} as they are, where few "
+                     "rows or columns have most of the variance")
     elif relative_mse is not None and math.isnan(relative_mse):
         lines.append("reconstruction error: none to speak of, as all items have the same features")
     elif relative_mse is not None:
@@ -183,13 +190,14 @@ def summary(statistics, collisions, relative_mse=None, robust=None) -> str:
         ["level", "codes used", "of", "perplexity"],
         [[level, used, codes_of(used, rate) if rate else "?", f"{evenness:.1f}"]
          for level, (used, rate, evenness) in enumerate(per_level(statistics), start=1)]))
-    shared = f"{counted(collisions['distinct_ids'], 'distinct ID')}, at most {collisions['largest_collision']:,} items share one"
+    shared = (f"{counted(collisions['distinct_ids'], 'distinct ID')}, "
+              f"at most {collisions['largest_collision']:,} items share one")
     lines.append(f"collision rate: {percent(collisions['collision_rate'])} ({counted(collisions['items'], 'item')}, "
                  f"{shared if collisions['largest_collision'] > 1 else 'no two share an ID'})")
     same = collisions.get("unavoidable_collisions")
     if same:
-        lines.append(f"  of which {percent(same / collisions['items'])} for {counted(same, 'item')} with exactly the features of "
-                     "an earlier one: no tokenizer can tell them apart")
+        lines.append(f"  of which {percent(same / collisions['items'])} for {counted(same, 'item')} with exactly the "
+                     "features of an earlier one: no tokenizer can tell them apart")
     return "\n".join(lines)
 
 
@@ -202,7 +210,8 @@ def collapse_advice(statistics, advice, *, items=None) -> list:
         items: how many they are of, where so few that they could not use all codes; or, for each level, how many the
             levels before had not told apart (`assessment.unsettled`), as only those have use for its codes.
     """
-    levels = [(level, used, codes_of(used, rate)) for level, (used, rate, _) in enumerate(per_level(statistics), start=1)]
+    levels = [(level, used, codes_of(used, rate))
+              for level, (used, rate, _) in enumerate(per_level(statistics), start=1)]
     items = items if isinstance(items, list) else [items] * len(levels)
     collapsed = [(level, used, codes) for (level, used, codes), some in zip(levels, items)
                  if used < COLLAPSED * (codes if some is None else usable_codes(codes, some))]
@@ -210,21 +219,22 @@ def collapse_advice(statistics, advice, *, items=None) -> list:
         counts = ", ".join(str(used) for _, used, _ in collapsed)
         sizes = sizes_in_words([codes for _, _, codes in collapsed])
         says = "nothing" if all(used == 1 for _, used, _ in collapsed) else "little"
-        return [f"all {len(collapsed)} levels have collapsed: {counts} of {sizes} codes are used, so an ID says {says} about its "
-                f"item; {advice}"]
+        return [f"all {len(collapsed)} levels have collapsed: {counts} of {sizes} codes are used, so an ID says "
+                f"{says} about its item; {advice}"]
     return [f"level {level} has collapsed: {used} of {codes} codes are used, so its code says "
             f"{'nothing' if used == 1 else 'little'} about an item; {advice}" for level, used, codes in collapsed]
 
 
 def foreign_words(error) -> str:
     """What an error of `assessment.foreign_error` above FOREIGN means."""
-    return (f"these are other features than the model's: rebuilt from their IDs they miss by {error:.2f} of the variance "
-            "(1 is saying the mean each time), so the IDs mean nothing. Give features of the same encoder, columns and "
-            "scale as in training")
+    return (f"these are other features than the model's: rebuilt from their IDs they miss by {error:.2f} of the "
+            "variance (1 is saying the mean each time), so the IDs mean nothing. Give features of the same encoder, "
+            "columns and scale as in training")
 
 
 def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> str:
-    """A few items that share all but the last code, or as many as items do (with one level, the code), to be judged by eye.
+    """A few items that share all but the last code, or as many as items do (with one level, the code), to be judged by
+    eye.
 
     Args:
         codes: (N,) or (N, L) int64.
@@ -234,7 +244,8 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> s
         published: the first so many were published before, and prefixes are wanted that one of the others has.
     """
     codes = np.asarray(codes).reshape(len(codes), -1)
-    for length in range(max(1, codes.shape[1] - 1), 0, -1):         # few items may have no more than their first code in common
+    # Few items may have no more than their first code in common.
+    for length in range(max(1, codes.shape[1] - 1), 0, -1):
         keys = id_keys(codes[:, :length])
         ordered = np.sort(keys)
         starts = run_starts(ordered)
