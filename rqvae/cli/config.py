@@ -1,4 +1,7 @@
-"""Options from a file: JSON or TOML written by hand, or a checkpoint, whose run recorded its own. Needs no torch itself."""
+"""Options from a file: JSON or TOML written by hand, or a checkpoint, whose run recorded its own.
+
+Needs no torch itself.
+"""
 
 import difflib
 import json
@@ -32,15 +35,16 @@ def options_of(path, actions, others=()) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"--config is {path}, which is not a file")
     if path.suffix == ".ckpt" and "ckpt" in actions:
-        raise ValueError(f"--config is {path}, whose options are those of train; infer takes it by --ckpt {path}, with the items that "
-                         "it was trained on")
+        raise ValueError(f"--config is {path}, whose options are those of train; infer takes it by --ckpt {path}, "
+                         "with the items that it was trained on")
     if path.suffix == ".ckpt":
         found = {name: _listed(value, actions[name]) for name, value in _recorded(path).items()
                  if name in actions and value is not None}
         wrong = {name: words for name, value in found.items() if (words := _wrong(value, actions[name]))}
         if wrong:
             name = next(iter(wrong))
-            raise ValueError(f"{path}: {name} is {brief(found[name])!r}, which no run records; it must be {wrong[name]}")
+            raise ValueError(f"{path}: {name} is {brief(found[name])!r}, which no run records; "
+                             f"it must be {wrong[name]}")
         return found
     found, actions = {}, {name: action for name, action in actions.items() if name not in ("help", "version", "config")}
     for written, value in _read(path):
@@ -52,10 +56,12 @@ def options_of(path, actions, others=()) -> dict:
             raise ValueError(f"{path} sets {written} twice; leave one of them out")
         if value is None:
             raise ValueError(f"{path} sets {written} to nothing (null); leave it out")
-        found[name] = actions[name].const if value is True and actions[name].nargs == "?" else _listed(value, actions[name])
+        found[name] = actions[name].const if value is True and actions[name].nargs == "?" else \
+            _listed(value, actions[name])
         wrong = _wrong(found[name], actions[name])
         if wrong:
-            raise ValueError(f"{path} sets {written} to {repr(value[:60]) if isinstance(value, str) else brief(value)}; it must be {wrong}")
+            raise ValueError(f"{path} sets {written} to "
+                             f"{repr(value[:60]) if isinstance(value, str) else brief(value)}; it must be {wrong}")
     return found
 
 

@@ -26,8 +26,8 @@ from ..storage.sets import expect_nothing
 from ..storage.words import one_line, pasted, shown, shown_lines, spell
 
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
-ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-                          else [])]
+ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP")
+                          and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
 _MOVES = re.compile(r"\r?(\x1b\[A)*")           # what a bar of progress begins with
 RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError, ArithmeticError)
@@ -51,8 +51,9 @@ class ArgumentParser(argparse.ArgumentParser):
         self.color = False                  # of Python 3.14, which writes it as the stream does not let pass
         self.set_defaults(program=program)
         self.add_argument("--version", action="version", version=f"rqvae {__version__}")
-        self.add_argument("--config", metavar="FILE", help="take options from a .json or .toml, such as {\"epochs\": 20}, or "
-                                                           "those of a run from its .ckpt; what is typed comes before")
+        self.add_argument("--config", metavar="FILE", help="take options from a .json or .toml, such as "
+                                                           "{\"epochs\": 20}, or those of a run from its .ckpt; what "
+                                                           "is typed comes before")
         self.add_argument("--quiet", action="store_true", help="say nothing but warnings and errors")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -101,7 +102,10 @@ def _initials(flag) -> str:
 
 
 def command(program, verb, *words) -> str:
-    """What a user types, or pastes, who started us as `program`: "python" of `python train.py`, "rqvae" or "python -m rqvae"."""
+    """What a user types, or pastes, who started us as `program`.
+
+    It is "python" of `python train.py`, "rqvae" or "python -m rqvae".
+    """
     started = os.path.split(sys.argv[0])
     # The scripts lie beside each other, wherever the user stands.
     script = os.path.join(started[0] if started[1] in ("train.py", "infer.py") else "", f"{verb}.py")

@@ -21,15 +21,15 @@ from ..items.tables import TableRows
 from ..programs import export_program
 from ..progress import shown
 from ..recipe.comparison import compare_new
-from ..report.assessment import (FOREIGN, assess, foreign_error, holding_cost, is_suffix, one_of_each, resolving_cost, row_errors,
-                                 some_rows, unsettled)
+from ..report.assessment import (FOREIGN, assess, foreign_error, holding_cost, is_suffix, one_of_each, resolving_cost,
+                                 row_errors, some_rows, unsettled)
 from ..report.page import write_page
 from ..report.picture import write_picture
 from ..report.plane import plane
 from ..report.taken import recommender_measures, taken_measures
-from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, comparison_measures, comparison_text, foreign_words,
-                           freshness_text, holding_text, prefix_table, report_rows, report_text, resolution_text,
-                           shared_prefixes, summary)
+from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, comparison_measures, comparison_text,
+                           foreign_words, freshness_text, holding_text, prefix_table, report_rows, report_text,
+                           resolution_text, shared_prefixes, summary)
 from ..report.words import sizes_in_words
 from .console import say, say_lines
 from ..storage.sets import together
@@ -78,8 +78,8 @@ def work(job) -> int:
         known = np.flatnonzero(job.published_rows >= 0)
         if len(known):
             kept = job.published.codes[job.published_rows[known], :codes.shape[1]]
-            require_as_published(job.published, job.parent, table, job.published_rows, arguments.append_to, lambda: codes[known],
-                                 code_sizes(job.model)[-1])
+            require_as_published(job.published, job.parent, table, job.published_rows, arguments.append_to,
+                                 lambda: codes[known], code_sizes(job.model)[-1])
             say(holding_text(kept, codes[known], *holding_cost(model, TableRows(table, known), kept, codes[known])))
         new, taken = np.flatnonzero(job.published_rows < 0), job.published.codes
         require_new(job.published, table, arguments.append_to, codes[new])
@@ -109,11 +109,12 @@ def write_model(job) -> list:
     arguments, said = job.arguments, []
     if arguments.save_pretrained:
         job.model.save_pretrained(arguments.save_pretrained, overwrite=arguments.overwrite)
-        said.append(f"wrote the model to {arguments.save_pretrained}; RqVae.from_pretrained({arguments.save_pretrained!r}) loads it")
+        said.append(f"wrote the model to {arguments.save_pretrained}; "
+                    f"RqVae.from_pretrained({arguments.save_pretrained!r}) loads it")
     if arguments.export:
         export_program(job.model, arguments.export)
-        said.append(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model alone, nothing is "
-                    "moved to make them unique")
+        said.append(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model "
+                    "alone, nothing is moved to make them unique")
     return said
 
 
@@ -129,7 +130,8 @@ def encoded(job) -> np.ndarray:
         distributed.require_same({"the features": table.checksum(), "the model": model_identity(job.model)})
     part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
     rows = part.rows(len(table))
-    chunks = shown(list(chunked(rows, job.arguments.batch_size)), "encoding", not job.arguments.quiet and not distributed.rank())
+    chunks = shown(list(chunked(rows, job.arguments.batch_size)), "encoding",
+                   not job.arguments.quiet and not distributed.rank())
     codes = batch_inference(job.model, ({"features": table.rows(chunk)} for chunk in chunks), job.device) if rows \
         else torch.empty(0, len(job.model.quantizer.codebooks), dtype=torch.int64)
     codes = codes.reshape(len(codes), len(job.model.quantizer.codebooks))
@@ -178,7 +180,7 @@ def write(job, codes, bare) -> str:
 
 
 def freshness(job, codes, table) -> str:
-    """How items that the model was not trained on fare beside those held out then, in words; "" where that is not known."""
+    """How items that the model was not trained on fare beside those held out then, in words; "" if not known."""
     if job.model is None or job.items is None or job.split is not None:
         return ""
     then = next((row.get("val_recon_loss") for row in job.history if row.get("chosen")), None)
@@ -189,8 +191,8 @@ def arrivals(job, codes) -> list:
     """Measures of how the items that are new lie among the published ones of --against; none where none is."""
     item_ids, published = job.items.dataset.table.item_ids, job.against
     if (item_ids is None) != (published.item_ids is None):
-        raise ValueError(f"only one of {job.items.dataset.table.source} and {job.arguments.against} has item IDs, so nobody can tell "
-                         "which items are new; give them on both sides")
+        raise ValueError(f"only one of {job.items.dataset.table.source} and {job.arguments.against} has item IDs, so "
+                         "nobody can tell which items are new; give them on both sides")
     if item_ids is None:
         require_new(published, job.items.dataset.table, job.arguments.against, codes)
     else:
@@ -208,7 +210,8 @@ def made_by(job) -> dict:
     found = {
         "made by": f"rqvae {__version__}, torch {torch.__version__}",
         "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), **model_identity(job.model)},
-        "features": {"checksum": table.checksum(), "items": len(table), "places": job.items.places, "folder": os.getcwd()},
+        "features": {"checksum": table.checksum(), "items": len(table), "places": job.items.places,
+                     "folder": os.getcwd()},
         "unique": job.method,
     }
     new = np.arange(len(table))
@@ -216,14 +219,16 @@ def made_by(job) -> dict:
         new = np.flatnonzero(job.published_rows < 0)
         if len(new) < len(table):
             found["rows"] = new.tolist()                # of the features, that were new
-    found["features"]["of items"] = of_items(table, new, pieces_of(job.parent), len(job.published.codes) if job.published else 0)
+    found["features"]["of items"] = of_items(table, new, pieces_of(job.parent),
+                                             len(job.published.codes) if job.published else 0)
     return found
 
 
 def beside_published(job, codes) -> str:
     """`shared_prefixes` of the new items (n, L), with those published before."""
     item_ids, names = labels_beside(job.published, job.published_rows, job.items.dataset.table.item_ids, job.names)
-    return shared_prefixes(np.concatenate([job.published.codes, codes]), names or item_ids, published=len(job.published.codes))
+    return shared_prefixes(np.concatenate([job.published.codes, codes]), names or item_ids,
+                           published=len(job.published.codes))
 
 
 def show(job, codes, table) -> None:

@@ -44,15 +44,16 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                                        "a line) or .json")
     group = parser.add_argument_group("IDs")
     add = group.add_argument
-    add("--output", metavar="PATH", help="the file, .json, .jsonl, .csv or .npy (default: semantic_ids.json); with --format "
-                                         "a file of that format, or a folder (default: semantic_ids)")
+    add("--output", metavar="PATH", help="the file, .json, .jsonl, .csv or .npy (default: semantic_ids.json); with "
+                                         "--format a file of that format, or a folder (default: semantic_ids)")
     add("--format", nargs="+", metavar="NAME", help="write the files that other systems read, one or several of the "
                                                     "formats listed below")
     add("--unique", nargs="?", const="optimal", choices=("optimal", "nearest", "suffix", "none"),
-        help="how every item gets an ID of its own: 'optimal' (the default) moves items that share one to free IDs near "
-             "by, at the least cost in all; 'nearest' lets the closest keep it and moves the others one by one to the "
-             "nearest free ID, as 1.1 did; 'suffix' adds a number to every ID instead; 'none' leaves them as the model "
-             "gives them. Formats that number such items themselves get what the model gives, unless a method is named")
+        help="how every item gets an ID of its own: 'optimal' (the default) moves items that share one to free IDs "
+             "near by, at the least cost in all; 'nearest' lets the closest keep it and moves the others one by one to "
+             "the nearest free ID, as 1.1 did; 'suffix' adds a number to every ID instead; 'none' leaves them as the "
+             "model gives them. Formats that number such items themselves get what the model gives, unless a method is "
+             "named")
     add("--append-to", metavar="FILE", help="IDs (.json, .jsonl, .npy) that are published: --output gets them, "
                                             "unchanged and first, and then unique ones for the new items, which must "
                                             "be named; items that are published already keep their IDs")
@@ -72,14 +73,15 @@ def build_parser(program="rqvae") -> ArgumentParser:
                                                    "CPU-minutes")
     add("--ids", metavar="FILE", help="for --report: judge the IDs in this file, ours or another system's, without a "
                                       "checkpoint; with --data also their neighbours")
-    add("--against", metavar="FILE", help="for --report with --ids: also say what is left of the IDs in this older file, as they "
-                                          "are and under the best names for the new codes; without --ids, how the new items "
-                                          "of --data lie among the published ones of this file")
+    add("--against", metavar="FILE", help="for --report with --ids: also say what is left of the IDs in this older "
+                                          "file, as they are and under the best names for the new codes; without "
+                                          "--ids, how the new items of --data lie among the published ones of this "
+                                          "file")
     add("--ids-format", metavar="NAME", help="the format of --ids, where its content does not tell")
     add("--num-embeddings", type=int, nargs="+", metavar="N",
         help="codes of a level of --ids, or one number for each level (default: the largest code + 1)")
-    add("--verify", metavar="FILE", help="derive the IDs of a file that infer wrote again from the checkpoint and the features "
-                                         "that its manifest names, and say what differs")
+    add("--verify", metavar="FILE", help="derive the IDs of a file that infer wrote again from the checkpoint and the "
+                                         "features that its manifest names, and say what differs")
     add("--sample", type=int, metavar="N", help="for --verify: look at N items drawn at random")
     add("--save-pretrained", metavar="DIR", help="write the model as a folder with config.json and weights")
     add("--export", metavar="FILE", help="write features -> codes as a program that runs without this package: .onnx "

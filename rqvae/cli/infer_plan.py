@@ -14,8 +14,8 @@ from ..codes import level_sizes
 from ..ids.files import SemanticIds, load_semantic_ids
 from ..ids.generations import gone_on_from, verified_manifest
 from ..ids.imports import import_semantic_ids
-from ..ids.publishing import (NUMBERED, OWN, check_labels, check_levels, load_published, plan_outputs, published_method, published_rows,
-                              refuse_existing, rows_in)
+from ..ids.publishing import (NUMBERED, OWN, check_labels, check_levels, load_published, plan_outputs, published_method,
+                              published_rows, refuse_existing, rows_in)
 from ..ids.shards import Shard, find_shards, parse_shard
 from ..inference import model_identity, resolve_device
 from ..items.checksums import form_of
@@ -37,7 +37,8 @@ from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
 from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
-from .sources import Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named, refuse_to_replace
+from .sources import (Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named,
+                      refuse_to_replace)
 
 
 class Job(NamedTuple):
@@ -61,7 +62,7 @@ class Job(NamedTuple):
     method: str = None              # how collisions are resolved; None where they stay
     published: SemanticIds = None
     published_rows: np.ndarray = None   # of `publishing.published_rows`
-    parent: object = None           # the manifest of the published IDs, or how many there are; None for a first generation
+    parent: object = None           # the manifest of the published IDs, or their number; None for a first generation
     verify: tuple = None            # of `prepare_verify`
     ancestors: list = ()            # of the model, which may go on from their generations, see `train --from --keep`
     ids: SemanticIds = None
@@ -95,7 +96,8 @@ def prepare(arguments) -> Job:
     if arguments.save_pretrained:
         for path in (Path(arguments.save_pretrained) / name for name in FOLDER_NAMES):
             if is_expected(path):
-                raise ValueError(f"{path} is of the model folder, and another output as well; choose another name for one of them")
+                raise ValueError(f"{path} is of the model folder, and another output as well; "
+                                 "choose another name for one of them")
             refuse_existing(path, arguments.overwrite)
         check_writable(arguments.save_pretrained)
     if arguments.export:
@@ -109,8 +111,8 @@ def prepare(arguments) -> Job:
         return job._replace(verify=prepare_verify(arguments, model, arguments.ckpt, job.device))
     notes = run_of.get("notes") or {}
     if arguments.interactions and arguments.report is None and not notes.get("blended"):
-        raise ValueError(f"--interactions needs --report, as {arguments.ckpt} was trained without them; leave them out, or train "
-                         "with them")
+        raise ValueError(f"--interactions needs --report, as {arguments.ckpt} was trained without them; "
+                         "leave them out, or train with them")
     if not job.shard and not job.outputs and arguments.report is None:
         return job
     items, recalled = find_items(arguments, notes, job.device)
@@ -127,7 +129,8 @@ def prepare(arguments) -> Job:
     with noted_by(arguments.ckpt):
         split = trained_and_held_out(run_of, table) if arguments.report is not None else None
     noted = notes.get("features_checksum")
-    job = job._replace(items=items, names=names, new=not job.shard and noted is not None and not table.has_checksum(noted),
+    job = job._replace(items=items, names=names,
+                       new=not job.shard and noted is not None and not table.has_checksum(noted),
                        split=split,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=items.interactions if arguments.report is not None and items.interactions else
@@ -176,10 +179,11 @@ def prepare_unique(job) -> Job:
     if arguments.append_to:
         published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), job.ancestors)
         job = job._replace(parent=manifest or len(published.codes))
-        others = gone_on_from(arguments.append_to, manifest, [output.path for output in job.outputs]) if manifest else ()
+        others = gone_on_from(arguments.append_to, manifest,
+                              [output.path for output in job.outputs]) if manifest else ()
         if others:
-            warn(f"{', '.join(others)} went on from {arguments.append_to} already; the new items get IDs that items there "
-                 f"may have: to have them all in one, append to {others[-1]}")
+            warn(f"{', '.join(others)} went on from {arguments.append_to} already; the new items get IDs that items "
+                 f"there may have: to have them all in one, append to {others[-1]}")
         made_by = published_method(published, sizes, arguments.unique, arguments.append_to)
         rows = published_rows(published, arguments.append_to, job.items.dataset.table.item_ids, count)
         job, method = job._replace(published=published, published_rows=rows), made_by
@@ -222,14 +226,16 @@ def prepare_ids(job) -> Job:
             rows = np.arange(len(table)) if None in (known, table.item_ids) else rows_in(
                 ids._replace(item_ids=known), arguments.ids, table.item_ids)
             if as_published(manifest, table, rows) is False:
-                warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made from: they "
-                              "were made again or have changed, or are of other items; they are judged together all the same")
+                warn(f"{table.source} does not hold, number for number, the features that {arguments.ids} was made "
+                     "from: they were made again or have changed, or are of other items; they are judged together all "
+                     "the same")
     if arguments.against:
         job = job._replace(comparison=compare(arguments, ids, manifest))
     if arguments.num_embeddings is not None:
         check_num_embeddings(arguments, ids.codes)
     pairs = load_pairs(arguments.pairs, len(ids.codes)) if arguments.pairs else None
-    names = load_names(arguments.names, len(ids.codes)) if arguments.names else ids.names or items and items.dataset.names
+    names = load_names(arguments.names, len(ids.codes)) if arguments.names else \
+        ids.names or items and items.dataset.names
     interactions = find_interactions(arguments, len(ids.codes), ids.item_ids, items.places if items else {})
     return job._replace(items=items, ids=ids, names=names, pairs=pairs, interactions=interactions, title=arguments.ids)
 
@@ -294,8 +300,8 @@ def find_items(arguments, notes, device) -> tuple:
     if not blended:
         return items, recalled
     if items.interactions is None:
-        warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these items "
-             "are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
+        warn(f"{arguments.ckpt} was trained on features that know what users did, see docs/recommending.md; these "
+             "items are encoded by their own alone, as if nobody had taken them; say by --interactions who did")
     elif arguments.report is not None:
         warn("the IDs are made with the interactions that the report looks at, and its figures flatter them; write the "
              "IDs, and judge them by --ids FILE --report --interactions HELD_OUT")

@@ -1,4 +1,4 @@
-"""What `train --from OLD.ckpt --keep OLD_IDS` adds: who is published, the split, the assignment, and the names of codes."""
+"""What `train --from OLD.ckpt --keep OLD_IDS` adds: who is published, the split, the assignment, the names of codes."""
 
 from typing import NamedTuple
 
@@ -72,16 +72,17 @@ def _rows_of(published, keep, table):
     count = len(published.codes)
     if (published.item_ids is None) != (table.item_ids is None):
         has, lacks = (keep, table.source) if published.item_ids is not None else (table.source, keep)
-        raise ValueError(f"{has} has item IDs, {lacks} has none, so nobody can tell which items are published; give them "
-                         "on both sides, or on neither, where the published items are the first rows")
+        raise ValueError(f"{has} has item IDs, {lacks} has none, so nobody can tell which items are published; "
+                         "give them on both sides, or on neither, where the published items are the first rows")
     if table.item_ids is None:
         if count > len(table):
-            raise ValueError(f"{keep} has {count:,} items, {table.source} has {len(table):,}; give the whole catalogue, "
-                             "the published items first")
+            raise ValueError(f"{keep} has {count:,} items, {table.source} has {len(table):,}; "
+                             "give the whole catalogue, the published items first")
         return np.where(np.arange(len(table)) < count, np.arange(len(table)), -1)
     rows = rows_in(published, keep, table.item_ids)
     if not (rows >= 0).any():
-        raise ValueError(f"none of the items of {keep} is in {table.source}; give the grown catalogue, with its item IDs")
+        raise ValueError(f"none of the items of {keep} is in {table.source}; "
+                         "give the grown catalogue, with its item IDs")
     return rows
 
 
@@ -95,7 +96,8 @@ def split(kept, val_fraction, seed):
 def hold(model, kept, loader, epochs) -> dict:
     """Set `model.assign`; the options of `fit`."""
     steps = epochs * len(loader)
-    model.learning_rate = model.hyper_parameters["learning_rate"] = kept.learning_rate      # --resume compares with the latter
+    # --resume compares with the latter.
+    model.learning_rate = model.hyper_parameters["learning_rate"] = kept.learning_rate
     others = BalancedAssignment(loader.num_rows, model.quantizer, steps, fade=1e-9)     # codes stay as they are priced
     model.assign = HeldAssignment(kept.codes[loader.rows].to(others.cell.device), others)
     # The longer it is held, the more is kept.
@@ -116,7 +118,8 @@ def name_codes(path, kept, table, device) -> str:
                 key = f"quantizer.levels.{level}.{part}"
                 if key in checkpoint["state_dict"]:
                     values = checkpoint["state_dict"][key]
-                    checkpoint["state_dict"][key] = torch.empty_like(values).index_copy_(0, torch.from_numpy(name), values)
+                    checkpoint["state_dict"][key] = torch.empty_like(values).index_copy_(
+                        0, torch.from_numpy(name), values)
         checkpoint["optimizer_states"], checkpoint["lr_schedulers"] = [], []     # they are of the old order
         save_checkpoint(checkpoint, path)
         new = np.column_stack([name[column] for name, column in zip(names, new.T)])

@@ -22,16 +22,18 @@ FEW = 8                 # items, of which chance says nothing
 
 
 def identity(table) -> dict:
-    """What tells these items from any others: of their numbers, and of their item IDs, in this order; and where we are."""
-    return {"features_checksum": table.checksum(), "item_ids_checksum": ids_checksum(table.item_ids), "folder": os.getcwd()}
+    """What tells these items from any others: of their numbers, and of their item IDs, in this order; and where we
+    are."""
+    return {"features_checksum": table.checksum(), "item_ids_checksum": ids_checksum(table.item_ids),
+            "folder": os.getcwd()}
 
 
 def require_columns(model, table, where) -> None:
     """Refuse features of another width, or of other parts, than the model of the checkpoint `where` takes."""
     widths = getattr(table, "widths", None)
     if widths and widths != model.parts:
-        raise ValueError(f"--data names embeddings of {', '.join(map(str, widths))} columns, {where} was trained "
-                         f"on {', '.join(map(str, model.parts or [model.input_dim]))}; name the same, in the same order")
+        raise ValueError(f"--data names embeddings of {', '.join(map(str, widths))} columns, {where} was trained on "
+                         f"{', '.join(map(str, model.parts or [model.input_dim]))}; name the same, in the same order")
     if table.shape[1] != model.input_dim:
         raise ValueError(f"{table.source}: the features have {table.shape[1]} columns, {where} expects "
                          f"{model.input_dim}; give features of the same encoder, or train on these")
@@ -60,9 +62,9 @@ def require_the_same(run_of, table, checkpoint, item_ids=None) -> None:
     if same and item_ids is None:
         what, same = "item IDs", same_item_ids(notes, table)
     if not same:
-        raise ValueError(f"{table.source} does not hold the {what} any more that {checkpoint} was trained on (rows were "
-                         "changed, added, removed or put in another order); name it by --data to encode what it holds "
-                         "now, or put the old file back")
+        raise ValueError(f"{table.source} does not hold the {what} any more that {checkpoint} was trained on (rows "
+                         "were changed, added, removed or put in another order); name it by --data to encode what it "
+                         "holds now, or put the old file back")
 
 
 def same_item_ids(notes, table) -> bool:
@@ -80,12 +82,14 @@ def require_own_best(path, loaded) -> None:
     own = loaded.get("rqvae") or {}
     rows = [[{**row, "seconds": 0} for row in run_of.get("history") or ()][:1] for run_of in (own, other)]
     if other and own and (other.get("fingerprint") != own.get("fingerprint") or all(rows) and rows[0] != rows[1]):
-        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: the best epoch from here on "
-                         "takes its place")
+        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: "
+                         "the best epoch from here on takes its place")
 
 
 def of_items(table, rows, before=(), first=0) -> list:
-    """What a manifest notes of the features of its items, in their published order: [first, stop, checksum] of each piece.
+    """What a manifest notes of the features of its items, in their published order.
+
+    It is [first, stop, checksum] of each piece.
 
     Args:
         table: the features that the new items are in.
@@ -102,7 +106,8 @@ def pieces_of(manifest) -> list:
     manifest = manifest if isinstance(manifest, dict) else {}
     made = manifest.get("features") or {}
     count, whole = manifest.get("items"), [[0, manifest.get("items"), made.get("checksum")]]
-    pieces = made.get("of items", whole if count and not manifest.get("published before") and made.get("items") == count else [])
+    pieces = made.get("of items", whole if count and not manifest.get("published before")
+                      and made.get("items") == count else [])
     return [piece for piece in pieces if isinstance(piece, list) and len(piece) == 3 and isinstance(piece[2], str)
             and all(type(end) is int and end >= 0 for end in piece[:2]) and form_of(piece[2])] \
         if isinstance(pieces, list) else []
@@ -131,17 +136,19 @@ def as_published(manifest, table, published_rows):
 
 
 def require_as_published(published, manifest, table, published_rows, where, own, room) -> None:
-    """Refuse features that are not those of the published items that they are said to be of; say how many get other codes by
-    them. What was only made again, and gives the codes of before, is nobody's concern.
+    """Refuse features that are not those of the published items that they are said to be of; say how many get other
+    codes by them. What was only made again, and gives the codes of before, is nobody's concern.
 
     Args:
         published: the `SemanticIds` in the file `where`.
         manifest, table, published_rows: as in `as_published`.
-        own: gives (m, L), what the model gives those that are here, in the order of their rows; is asked only where it is needed.
+        own: gives (m, L), what the model gives those that are here, in the order of their rows; is asked only where it
+            is needed.
         room: K of the last level.
 
     Raises:
-        ValueError: most first codes are others, so that features and item IDs do not belong together, or features and model.
+        ValueError: most first codes are others, so that features and item IDs do not belong together, or features and
+            model.
     """
     same = as_published(manifest, table, published_rows)
     if same:
@@ -149,25 +156,27 @@ def require_as_published(published, manifest, table, published_rows, where, own,
     rows, found = np.flatnonzero(published_rows >= 0), own()
     codes, levels = published.codes[published_rows[rows]], found.shape[1]
     suffixed = codes.shape[1] > levels
-    depth = levels if suffixed else max(1, levels - 1)          # where two share an ID, one has moved to another last code
+    depth = levels if suffixed else max(1, levels - 1)      # where two share an ID, one has moved to another last code
     kept, now = np.split(id_keys(np.concatenate([codes[:, :depth], found[:, :depth]])), 2)
     kinds, place, count = np.unique(now, return_inverse=True, return_counts=True)
     moved_on = np.maximum(count - room, 0) * (not suffixed)     # and as many as there is no room for have moved further
     others = np.maximum(np.bincount(place[now != kept], minlength=len(kinds)) - moved_on, 0)
     first = int((found[:, 0] != codes[:, 0]).sum())
     if len(rows) >= FEW and 2 * first > len(rows):
-        raise ValueError(f"{table.source} does not hold the features of the items that it names: the model gives {first:,} of "
-                         f"{len(rows):,} published items another first code than {where}; the item IDs are of other rows, or the "
-                         "features of another encoder or scale; name those that belong together")
+        raise ValueError(f"{table.source} does not hold the features of the items that it names: the model gives "
+                         f"{first:,} of {len(rows):,} published items another first code than {where}; the item IDs "
+                         "are of other rows, or the features of another encoder or scale; name those that belong "
+                         "together")
     if others.any() and (same is False or 10 * first > len(rows)):
         example = rows[np.flatnonzero((now != kept) & (others[place] > 0))[0]]
         example = table.item_ids[example] if table.item_ids else f"row {example}"
-        warn(f"{others.sum():,} of {len(rows):,} published items get other codes by {table.source} than in {where}, such as "
-                      f"{example}: their features have changed, or item IDs are mixed up")
+        warn(f"{others.sum():,} of {len(rows):,} published items get other codes by {table.source} than in {where}, "
+             f"such as {example}: their features have changed, or item IDs are mixed up")
 
 
 def require_new(published, table, where, own) -> None:
-    """Refuse new items without item IDs that begin with those published; say so where new ones may be those under other IDs.
+    """Refuse new items without item IDs that begin with those published; say so where new ones may be those under
+    other IDs.
 
     Args:
         published: the `SemanticIds` in the file `where`.
@@ -182,15 +191,15 @@ def require_new(published, table, where, own) -> None:
         return
     by_chance = ((np.bincount(taken[:count, 0]) / count) ** 2).sum()
     if published.item_ids is None and (own[:count, 0] == taken[:count, 0]).mean() > (1 + by_chance) / 2:
-        raise ValueError(f"the first {count:,} rows of {table.source} are the items that {where} has already, by what the model "
-                         "gives them; give the new ones alone, or item IDs on both sides")
+        raise ValueError(f"the first {count:,} rows of {table.source} are the items that {where} has already, by what "
+                         "the model gives them; give the new ones alone, or item IDs on both sides")
     depth = max(1, own.shape[1] - 1)                # where two share an ID, one has moved to another last code
     kinds, keys = np.unique(id_keys(np.concatenate([taken, own])[:, :depth]), return_inverse=True)
     before, now = (np.bincount(part, minlength=len(kinds)) for part in (keys[:len(taken)], keys[len(taken):]))
     share = np.minimum(before, now).sum() / len(taken)
     if len(kinds) > FEW and share > 0.8:
-        warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same items "
-             "under other item IDs, these are published twice")
+        warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same "
+             "items under other item IDs, these are published twice")
 
 
 def seen(job) -> dict:

@@ -93,8 +93,8 @@ def open_named(options, *, blended, device="auto", may_load=True) -> Items:
     return items._replace(dataset=dataset, interactions=interactions, places={**places, **named, "blended": True})
 
 
-def open_interactions(count, item_ids, *, interactions=None, user_column=None, item_column=None, time_column=None, p5=None,
-                      split=None) -> Interactions:
+def open_interactions(count, item_ids, *, interactions=None, user_column=None, item_column=None, time_column=None,
+                      p5=None, split=None) -> Interactions:
     """What users did with `count` items, which may have `item_ids`, from the file or else from the P5 folder that is
     named; None for neither.
 
@@ -116,7 +116,7 @@ def open_interactions(count, item_ids, *, interactions=None, user_column=None, i
 
 @contextlib.contextmanager
 def noted_by(where):
-    """Whatever is wrong with the items that are opened here, the message says that `where`, and not the user, names them."""
+    """Whatever is wrong with the items that are opened here, the message says that `where` names them, not the user."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -124,7 +124,8 @@ def noted_by(where):
             raise
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, f"{error.strerror}, which {where} names", error.filename) from error
-        kind = next((kind for kind in (FileNotFoundError, IsADirectoryError, ImportError, OSError) if isinstance(error, kind)), ValueError)
+        kind = next((kind for kind in (FileNotFoundError, IsADirectoryError, ImportError, OSError)
+                     if isinstance(error, kind)), ValueError)
         raise kind(f"{error} (named by {where}; to name other items: --data)") from error
 
 
@@ -145,11 +146,12 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
         if isinstance(path, list):
             found[name] = [as_recorded({"data": one}, checkpoint, folder)["data"] for one in path]
         if isinstance(path, str) and path.startswith(("\\\\", "//")):
-            raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not believed; name it by "
-                             f"--{name.replace('_', '-')} if you trust it")
-        if isinstance(path, str) and ("**" in path or glob.has_magic(os.path.dirname(path))) and not Path(path).exists():
-            raise ValueError(f"{path}, which {checkpoint} names, is sought in many folders, about which a file is not believed; name it "
-                             f"by --{name.replace('_', '-')}")
+            raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not "
+                             f"believed; name it by --{name.replace('_', '-')} if you trust it")
+        if isinstance(path, str) and ("**" in path or glob.has_magic(os.path.dirname(path))) \
+                and not Path(path).exists():
+            raise ValueError(f"{path}, which {checkpoint} names, is sought in many folders, about which a file is not "
+                             f"believed; name it by --{name.replace('_', '-')}")
         if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
@@ -157,8 +159,8 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
                                                            *([Path(folder)] if folder else [])]
         there = next((place / path for place in places if (place / path).exists()), None)
         if there is None:
-            raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here{nearest_names(Path(path))}; "
-                                    f"name it by --{name.replace('_', '-')}")
+            raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here"
+                                    f"{nearest_names(Path(path))}; name it by --{name.replace('_', '-')}")
         found[name] = str(there)
     return found
 
@@ -187,18 +189,20 @@ def like_recorded(given, recorded, where) -> dict:
     if kind == kind_then == "data":
         if given.get("key") is None and Path(given["data"]).suffix == Path(recorded.get("data") or "").suffix:
             given["key"] = recorded.get("key")
-        elif given.get("key") != recorded.get("key") and os.path.abspath(given["data"]) == os.path.abspath(recorded.get("data") or ""):
+        elif given.get("key") != recorded.get("key") \
+                and os.path.abspath(given["data"]) == os.path.abspath(recorded.get("data") or ""):
             _refuse("key", given["key"], recorded.get("key"), where)
         return given
     if "data" in (kind, kind_then):         # vectors made elsewhere: their width is compared, and their error
         return given
     if kind != kind_then:
-        raise ValueError(f"--{kind} does not go with {where}, which was trained on the texts of --{kind_then}: they are put "
-                         f"together in another way; name the items by --{kind_then}, or their features by --data")
+        raise ValueError(f"--{kind} does not go with {where}, which was trained on the texts of --{kind_then}: they "
+                         f"are put together in another way; name the items by --{kind_then}, or their features by "
+                         "--data")
     then = recorded.get("encoder") or DEFAULT_ENCODER
     if given.get("encoder") is None and then != DEFAULT_ENCODER:
-        raise ValueError(f"{where} was trained on features of the encoder {then}; a file is not believed where it leads to "
-                         f"code or a download, so say it: --encoder {then}")
+        raise ValueError(f"{where} was trained on features of the encoder {then}; a file is not believed where it "
+                         f"leads to code or a download, so say it: --encoder {then}")
     if given.get("encoder") is not None and _plain(given["encoder"]) != _plain(then):
         _refuse("encoder", given["encoder"], then, where)
     if kind == "texts":
@@ -238,18 +242,20 @@ def refuse_to_replace(inputs) -> None:
         for path in [named] if isinstance(named, (str, os.PathLike)) else named or ():
             files = Path(path).iterdir() if os.path.isdir(path) else map(Path, glob.glob(str(path)) or [path])
             if any(map(is_expected, files)):
-                raise ValueError(f"--{option.replace('_', '-')} is {path}, which this command would replace; choose another name for "
-                                 "what it writes")
+                raise ValueError(f"--{option.replace('_', '-')} is {path}, which this command would replace; "
+                                 "choose another name for what it writes")
 
 
 def _check_together(places):
     """One source at a time, and no option that another source would need."""
     given = {name for name, value in places.items() if value is not None}
-    for source, others in (("texts", {"data", "p5", "key", "split"}), ("p5", {"texts", "key", "item_ids", "id_column"})):
+    for source, others in (("texts", {"data", "p5", "key", "split"}),
+                           ("p5", {"texts", "key", "item_ids", "id_column"})):
         if source in given and given & others:
             wrong = sorted(given & others)[0].replace("_", "-")
             raise ValueError(f"--{wrong} does not go with --{source}; leave one of them out")
     for option, source in (("key", "data"), ("item_ids", "data or --texts"), ("text_columns", "texts"),
-                           ("id_column", "data or --texts"), ("split", "p5"), ("text_style", "p5"), ("encoder", "texts or --p5")):
+                           ("id_column", "data or --texts"), ("split", "p5"), ("text_style", "p5"),
+                           ("encoder", "texts or --p5")):
         if option in given and not given & set(source.replace("-", "").split(" or ")):
             raise ValueError(f"--{option.replace('_', '-')} needs --{source}")

@@ -18,11 +18,12 @@ SPINS = 3000                # some 50 microseconds: as fast as spinning on, wher
 LOOKS, SECONDS_BETWEEN = 5, 0.01        # at what else runs
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
-_SETTLED = "RQVAE_THREADS_SETTLED"                  # says that the settings are ours, to this process and to its workers
+_SETTLED = "RQVAE_THREADS_SETTLED"              # says that the settings are ours, to this process and to its workers
 
 
 def settle_threads(environ=os.environ) -> None:
-    """Set what OpenMP reads as torch is loaded; nothing where the user has set any of it, or torch is loaded already."""
+    """Set what OpenMP reads as torch is loaded; nothing where the user has set any of it, or torch is loaded
+    already."""
     if "torch" in sys.modules or any(name in environ for name in CHOSEN_BY_USER):
         return
     environ["OMP_NUM_THREADS"] = str(max(1, min(usable_cpus(), (os.cpu_count() or 1) - running_beside())))
@@ -32,7 +33,8 @@ def settle_threads(environ=os.environ) -> None:
 
 @contextlib.contextmanager
 def training_threads(batch_size, environ=os.environ):
-    """While the block lasts, no more threads than training steps of this size use; nothing where the user has chosen."""
+    """While the block lasts, no more threads than training steps of this size use; nothing where the user has
+    chosen."""
     import torch
     threads = torch.get_num_threads()
     if _SETTLED in environ:

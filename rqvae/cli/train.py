@@ -87,9 +87,10 @@ def prepare(arguments) -> Job:
     resume_from, recorded, notes = None, {}, {}
     if arguments.resume is not None:
         resume_from, recorded, notes = find_run(arguments.resume, folder)
-        if arguments.checkpoint_dir != DEFAULT_FOLDER and not (folder.exists() and os.path.samefile(resume_from.parent, folder)):
-            raise ValueError(f"--checkpoint-dir is {folder}, but a run that is resumed goes on where it is, in {resume_from.parent}; "
-                             "leave it out, or move the checkpoint first")
+        if arguments.checkpoint_dir != DEFAULT_FOLDER \
+                and not (folder.exists() and os.path.samefile(resume_from.parent, folder)):
+            raise ValueError(f"--checkpoint-dir is {folder}, but a run that is resumed goes on where it is, in "
+                             f"{resume_from.parent}; leave it out, or move the checkpoint first")
         folder, arguments.resume = resume_from.parent, str(resume_from)
         if not any(getattr(arguments, source) for source in ("data", "texts", "p5")):
             recorded = {**recorded, **as_recorded({name: value for name, value in recorded.items()
@@ -99,7 +100,8 @@ def prepare(arguments) -> Job:
         refuse_to_overwrite(folder)
     if resume_from is None and settings.get("from_") and os.path.realpath(settings["from_"]) in map(
             os.path.realpath, (folder / name for name in CHECKPOINTS)):
-        raise ValueError(f"--from is {settings['from_']}, which this run would replace; choose another --checkpoint-dir")
+        raise ValueError(f"--from is {settings['from_']}, which this run would replace; "
+                         "choose another --checkpoint-dir")
     check_writable(folder)
     refuse_what_is_no_file(folder)
     if arguments.tensorboard:
@@ -109,8 +111,8 @@ def prepare(arguments) -> Job:
     table = items.dataset.table
     table.check()
     if not same_item_ids(notes, table):
-        raise ValueError(f"{table.source} has other item IDs than {resume_from} was begun with (renamed, or in another order); "
-                         "put those back, or start a new run in another --checkpoint-dir")
+        raise ValueError(f"{table.source} has other item IDs than {resume_from} was begun with (renamed, or in another "
+                         "order); put those back, or start a new run in another --checkpoint-dir")
     if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
         settings["val_fraction"] = 0.0      # a tenth or more of few items is not what anybody asked for
     settings = {**settings, **of_parts(table, settings)}
@@ -128,10 +130,12 @@ def prepare(arguments) -> Job:
             kept = kept._replace(learning_rate=arguments.learning_rate)
         if notes.get("ancestors", kept.ancestors) != kept.ancestors or \
                 notes.get("kept_checksum", codes_checksum(kept.codes)) != codes_checksum(kept.codes):
-            raise ValueError(f"{settings['from_']} and {settings['keep']} are not what {resume_from} was begun with, but hold items "
-                             "to other IDs; put the old ones back, or start a new run in another --checkpoint-dir")
+            raise ValueError(f"{settings['from_']} and {settings['keep']} are not what {resume_from} was begun with, "
+                             "but hold items to other IDs; put the old ones back, or start a new run in another "
+                             "--checkpoint-dir")
     else:
-        kept, model = None, RqVae(table.shape[1], **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
+        kept, model = None, RqVae(table.shape[1],
+                                  **{name: settings[name] for name in MODEL_OPTIONS if name in settings})
     how = {"fused": True, "amp": settings["amp"], "compile": arguments.compile, "tensorboard": arguments.tensorboard,
            "progress": not arguments.quiet}
     return Job(items, model, settings, device, how, folder, resume_from, settings["tf32"] and device.type == "cuda",
@@ -142,11 +146,11 @@ def of_parts(table, settings) -> dict:
     """What several embeddings an item ask of the model."""
     widths, weights = getattr(table, "widths", None), settings.get("weights")
     if weights and (not widths or len(weights) != len(widths) or min(weights) <= 0):
-        raise ValueError(f"--weights are {words(weights)}; they must be numbers above 0, one for each file of --data, of which "
-                         f"there {'are ' + str(len(widths)) if widths else 'is 1'}")
+        raise ValueError(f"--weights are {words(weights)}; they must be numbers above 0, one for each file of --data, "
+                         f"of which there {'are ' + str(len(widths)) if widths else 'is 1'}")
     if widths and (settings["preset"] == "documented" or settings.get("robust") is False):
-        raise ValueError("several --data need a model that knows of parts: leave out --preset documented and --no-robust, or "
-                         "put them side by side in one file")
+        raise ValueError("several --data need a model that knows of parts: leave out --preset documented and "
+                         "--no-robust, or put them side by side in one file")
     return {"parts": widths} if widths else {}
 
 
@@ -175,7 +179,8 @@ def settle(arguments, recorded, resumed=None) -> dict:
     untrained = recipe.UNTRAINED if preset != "documented" and given.get("epochs") == 0 else {}
     settings = {**DEFAULTS, **PRESETS[preset], **dict.fromkeys(PRECISION, False), **untrained, **recorded, **given}
     if bool(settings.get("from_")) != bool(settings.get("keep")):
-        raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has published")
+        raise ValueError("--from and --keep go together: the checkpoint to go on from, and the IDs that it has "
+                         "published")
     if settings.get("keep") and preset != "tiger":
         raise ValueError(f"--keep goes with --preset tiger, not with {preset}; leave one of them out")
     rules = {
@@ -190,8 +195,8 @@ def settle(arguments, recorded, resumed=None) -> dict:
         "seed": ("from 0 to 18446744073709551615", lambda value: 0 <= value < 2 ** 64),
     }
     if preset == "documented" and settings.get("interactions"):
-        raise ValueError("--interactions does not go with --preset documented, which knows features alone; leave one of "
-                         "them out")
+        raise ValueError("--interactions does not go with --preset documented, which knows features alone; "
+                         "leave one of them out")
     faults = [f"--{name.replace('_', '-')} is {settings[name]}, must be {rule}"
               for name, (rule, holds) in rules.items() if settings.get(name) is not None and not holds(settings[name])]
     if faults:
@@ -206,7 +211,8 @@ def refuse_changes(given, recorded, resumed) -> None:
     added = [name for name in FROM_THE_START if recorded and given.get(name) is not None and recorded.get(name) is None]
     if changed or added:
         said = "; ".join(f"--{name.strip('_').replace('_', '-')} is {words(given[name])}, {resumed} was begun "
-                         + (f"with {words(recorded[name])}" if name in changed else "without") for name in (*changed, *added))
+                         + (f"with {words(recorded[name])}" if name in changed else "without")
+                         for name in (*changed, *added))
         raise ValueError(f"{said}; a run that is resumed keeps that: leave it out, or start a new run in another "
                          "--checkpoint-dir (--epochs and --learning-rate may change)")
 
@@ -232,8 +238,10 @@ def find_run(path, folder):
     """
     candidates = [Path(path)] if path else [folder / "last.ckpt", folder / "best.ckpt"]
     if not path and not any(candidate.exists() for candidate in candidates):
-        aside = [f"{folder / f'earlier-{name}'} as {name}" for name in reversed(CHECKPOINTS) if (folder / f"earlier-{name}").exists()]
-        hint = f", which was to be replaced by a run that was killed; to go on with the old one, rename {' and '.join(aside)}" if aside \
+        aside = [f"{folder / f'earlier-{name}'} as {name}"
+                 for name in reversed(CHECKPOINTS) if (folder / f"earlier-{name}").exists()]
+        hint = (", which was to be replaced by a run that was killed; to go on with the old one, "
+                f"rename {' and '.join(aside)}") if aside \
             else "" if folder.exists() else nearest_names(folder)
         raise FileNotFoundError(f"there is no run to resume in {folder}{hint}; "
                                 "name its --checkpoint-dir, or start a new run without --resume")
@@ -242,8 +250,8 @@ def find_run(path, folder):
             loaded = load_checkpoint(candidate)
             notes = loaded.get("rqvae", {}).get("notes") or {}
             if notes.get("epochs") == 0:
-                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; begin a run with --overwrite "
-                                 "instead of --resume")
+                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; "
+                                 "begin a run with --overwrite instead of --resume")
             require_training_state(loaded, candidate)
         except (CheckpointError, FileNotFoundError) as error:
             if candidate is candidates[-1]:
@@ -256,7 +264,8 @@ def find_run(path, folder):
             recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
                                                      if name in MODEL_OPTIONS}}     # an older one does not have all
             require_own_best(candidate, loaded)
-            return candidate, {name: value for name, value in recorded.items() if name in RECORDED and value is not None}, notes
+            return candidate, {name: value for name, value in recorded.items()
+                               if name in RECORDED and value is not None}, notes
 
 
 def launch_of(path):
@@ -271,8 +280,8 @@ def refuse_what_is_no_file(folder) -> None:
     """Of what a run writes; a link is followed from a checkpoint, but not from the lines that are added to."""
     for path in (*(folder / name for name in CHECKPOINTS), folder / "metrics.jsonl"):
         if path.exists() and not path.is_file() or path.suffix == ".jsonl" and path.is_symlink():
-            raise FileExistsError(f"{path} is a {'link' if path.is_symlink() else 'folder, a device or a pipe'}, where the run is to write; "
-                                  "remove it, or choose another --checkpoint-dir")
+            raise FileExistsError(f"{path} is a {'link' if path.is_symlink() else 'folder, a device or a pipe'}, "
+                                  "where the run is to write; remove it, or choose another --checkpoint-dir")
 
 
 def refuse_to_overwrite(folder) -> None:

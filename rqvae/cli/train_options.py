@@ -19,8 +19,9 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--weights", type=float, nargs="+", metavar="F",
         help="of several --data, share of the variance that each shall have (default: the same for all)")
     add_interaction_options(parser)
-    add("--epochs", type=int, help="passes over the items, 0 for the starting point alone (default: 10; with --preset "
-                                   "fine 30, closed 60, documented 100, with the first two fewer for more than 8,000 items)")
+    add("--epochs", type=int,
+        help="passes over the items, 0 for the starting point alone (default: 10; with --preset "
+             "fine 30, closed 60, documented 100, with the first two fewer for more than 8,000 items)")
     add("--batch-size", type=int, metavar="N", help="rows a training step sees (default: the preset's)")
     add("--val-fraction", type=float, metavar="F",
         help=f"share of the items held out to choose best.ckpt by (default: {DEFAULTS['val_fraction']})")
@@ -35,8 +36,8 @@ def build_parser(program="rqvae") -> ArgumentParser:
     add("--from", dest="from_", metavar="PATH",
         help="go on from the model of this checkpoint on a catalogue that has grown; needs --keep")
     add("--keep", metavar="FILE",
-        help="IDs that are published and shall not change: their items, found by item ID (or, where there are none, the first "
-             "rows), are held to them while the model learns the others")
+        help="IDs that are published and shall not change: their items, found by item ID (or, where there are none, "
+             "the first rows), are held to them while the model learns the others")
     add("--overwrite", action="store_true", help="replace the checkpoints of an earlier run")
     add("--amp", action="store_true", help="multiply matrices in bfloat16: faster, other IDs of the same quality")
     add("--tf32", action="store_true", help="on a GPU, multiply float32 matrices in TF32, except for distances: "

@@ -28,8 +28,8 @@ def prepare_verify(arguments, model, checkpoint, device):
     path = arguments.verify
     manifest = verified_manifest(path)
     if manifest is None:
-        raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; only what infer wrote "
-                         "from 1.1 on can be verified")
+        raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; "
+                         "only what infer wrote from 1.1 on can be verified")
     check_checkpoint(manifest, path, model_identity(model))
     noted = manifest.get("features") or {}
     places = noted.get("places") or {}
@@ -40,16 +40,18 @@ def prepare_verify(arguments, model, checkpoint, device):
         table = open_named(given, blended=places.get("blended"), device=device).dataset.table
     table.check()
     if not table.has_checksum(noted.get("checksum")):
-        raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their order "
-                         "are others); name those by --data")
+        raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their "
+                         "order are others); name those by --data")
     ids = import_semantic_ids(path, manifest["format"] if manifest["format"] in NUMBERED else None)
     rows = manifest.get("rows") or range(len(table))
     if None not in (ids.item_ids, table.item_ids):
-        wrong = next((pair for pair in zip(ids.item_ids[manifest["published before"]:], (table.item_ids[row] for row in rows))
+        wrong = next((pair for pair in zip(ids.item_ids[manifest["published before"]:],
+                                           (table.item_ids[row] for row in rows))
                       if str(pair[0]) != str(pair[1])), None)
         if wrong:
-            raise ValueError(f"{path} has the ID of {wrong[0]!r} where {table.source} now has the item {wrong[1]!r}: item IDs were "
-                             "renamed, or put in another order; put the old ones back, or name them by --item-ids")
+            raise ValueError(f"{path} has the ID of {wrong[0]!r} where {table.source} now has the item {wrong[1]!r}: "
+                             "item IDs were renamed, or put in another order; put the old ones back, or name them by "
+                             "--item-ids")
     return manifest, ids, table
 
 
@@ -74,13 +76,14 @@ def run_verify(job) -> int:
         wrong = (written[drawn, :levels] != own).any(axis=1) & ~np.isin(keys[len(ids.codes):], keys[:len(ids.codes)])
     else:
         if manifest["unique"] and manifest["format"] not in NUMBERED:
-            own = unique_ids(model, part, own, method=manifest["unique"], taken=ids.codes[:before] if before else None).codes
+            own = unique_ids(model, part, own, method=manifest["unique"],
+                             taken=ids.codes[:before] if before else None).codes
         if written.shape != own.shape:
-            raise ValueError(f"{job.arguments.verify} has {written.shape[1]} codes an item, and {job.title} gives {own.shape[1]}: its manifest "
-                             "does not say what made it, or this is another checkpoint")
+            raise ValueError(f"{job.arguments.verify} has {written.shape[1]} codes an item, and {job.title} gives "
+                             f"{own.shape[1]}: its manifest does not say what made it, or this is another checkpoint")
         wrong = (written != own).any(axis=1)
-    say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {counted(manifest['items'], 'item')}, {before:,} of them "
-        "published before; its files are as they were written")
+    say(f"{job.arguments.verify}: generation {manifest['generation'][:8]}, {counted(manifest['items'], 'item')}, "
+        f"{before:,} of them published before; its files are as they were written")
     say(f"{(~wrong).sum():,} of {counted(len(wrong), 'ID')} are what {job.title} and {table.source} give")
     for place in np.flatnonzero(wrong)[:LISTED].tolist():
         row = before + int(drawn[place])
