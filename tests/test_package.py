@@ -27,6 +27,7 @@ WINGS = {
     "cli": "storage root items ids recipe report",
 }
 MOST_MODULES = 14           # in one folder; one that grows past it has a second thing in it
+WIDEST = 120                # characters of a line
 
 
 @functools.lru_cache(maxsize=None)
@@ -92,6 +93,13 @@ def test_no_folder_holds_more_modules_than_a_reader_takes_in():
             counts[folder] = counts.get(folder, 0) + 1
             assert folder == "" or folder not in name.split(".")[-1].split("_"), f"{name} repeats its wing's name"
     assert max(counts.values()) <= MOST_MODULES, counts
+
+
+def test_no_line_is_wider_than_a_page():
+    for path in [*PACKAGE.rglob("*.py"), ROOT / "train.py", ROOT / "infer.py"]:
+        lines = path.read_text("utf-8").split("\n")
+        wide = [number for number, line in enumerate(lines, start=1) if len(line) > WIDEST]
+        assert not wide, f"{path.relative_to(ROOT)}: lines {wide} have more than {WIDEST} characters"
 
 
 def test_the_package_imports_itself_by_relative_names_only():
