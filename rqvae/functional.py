@@ -88,7 +88,8 @@ def _nearest_exactly(rows, codebook, expanded, limits):
     places = places.sort(dim=1).values                              # of equals the first
     size = max(1, _COMPARED // (few * codebook.shape[1]))
     found = torch.cat([
-        torch.cdist(some[:, None], codebook[theirs], compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
+        torch.cdist(some[:, None], codebook[theirs],
+                    compute_mode="donot_use_mm_for_euclid_dist")[:, 0].min(dim=1).indices
         for some, theirs in zip(rows.split(size), places.split(size))])
     found = places.gather(1, found[:, None])[:, 0]
     unsure = near[:, -1] < 2 * limits                               # there may be more
