@@ -42,7 +42,7 @@ def together():
     finally:
         _set.reset(token)
         _outdated.reset(outdated)
-        for file in waiting:
+        for file in reversed(waiting):              # the first of them made the folders
             _expected.pop(file.target, None)
             file.leave_nothing()
 
@@ -50,6 +50,10 @@ def together():
 def expect(path) -> None:
     """Have the set that `path` will be written in refuse what others put there from now on, or do to what is there."""
     target = Path(os.path.realpath(path))
+    for other in _expected:
+        if target in other.parents or other in target.parents:
+            raise ValueError(f"{min(target, other)} and {max(target, other)} are both to be written, but nothing is a file "
+                             "and a folder; choose another name for one of them")
     _expected[target] = identity(target)
 
 

@@ -25,7 +25,9 @@ class Waiting:
     def __init__(self, path, replace):
         self.path, self.replace = Path(path), replace
         self.target = Path(os.path.realpath(path))      # of a link, what it names is replaced
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.target.parent
+        self.made = [each for each in (folder, *folder.parents) if not each.exists()]       # the deepest first
+        folder.mkdir(parents=True, exist_ok=True)
         self.temporary = beside(self.target)
         self.existed = os.path.lexists(self.target)
         self.old = None                                 # a second name of what was there, until all have theirs
@@ -69,6 +71,9 @@ class Waiting:
         for path in filter(None, (self.temporary, self.old)):
             with contextlib.suppress(OSError):
                 os.unlink(path)
+        with contextlib.suppress(OSError):              # those with a file in them stay
+            for folder in self.made:
+                os.rmdir(folder)
         if self.handle is not None:
             os.close(self.handle)
 

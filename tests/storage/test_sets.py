@@ -168,3 +168,24 @@ def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path, name):
         write_atomically(tmp_path / name, writes(b"new"))
         write_atomically(tmp_path / "other", writes(b"new"))
     assert here(tmp_path) == {name: b"new", "other": b"new"}
+
+
+def test_no_output_lies_in_another_one(tmp_path):
+    sets.expect_nothing()
+    sets.expect(tmp_path / "m.pt2")
+    with pytest.raises(ValueError, match="m.pt2 and .*config.json are both to be written, but nothing is a file and a folder"):
+        sets.expect(tmp_path / "m.pt2" / "config.json")
+    sets.expect_nothing()
+    sets.expect(tmp_path / "a" / "ids.json")
+    with pytest.raises(ValueError, match="/a and .*ids.json are both to be written"):
+        sets.expect(tmp_path / "a")
+    sets.expect_nothing()
+
+
+def test_a_set_that_fails_leaves_no_folder_that_it_made(tmp_path):
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(RuntimeError), sets.together():
+        for place in ("model/deep/b", "model/a", "kept/c"):
+            sets.add_to_set(tmp_path / place, lambda file: file.write(b"x"), False)
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
