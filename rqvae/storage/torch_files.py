@@ -60,8 +60,8 @@ def _read(path, in_memory) -> tuple:
     if not path.exists():
         raise FileNotFoundError(f"{path} not found{nearest_names(path)}")
     if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; expected a checkpoint file, "
-                              f"such as {path / 'last.ckpt'}")
+        inside = next((f", such as {there}" for there in sorted(path.glob("*.ckpt"))), "")      # only what is there
+        raise CheckpointError(f"{path} is a directory; expected a checkpoint file{inside}")
     if not path.is_file():
         raise CheckpointError(f"{path} is a device or pipe; expected a checkpoint file")
     with open(path, "rb") as file:

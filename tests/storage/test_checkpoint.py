@@ -477,6 +477,9 @@ def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path, content, w
 
 
 def test_a_directory_and_a_pipe_are_refused_at_once(tmp_path):
+    with pytest.raises(CheckpointError, match="is a directory; expected a checkpoint file$"):     # none is invented
+        load_checkpoint(tmp_path)
+    (tmp_path / "last.ckpt").touch()
     words = f"is a directory; expected a checkpoint file, such as {tmp_path / 'last.ckpt'}"
     assert words in refusal(tmp_path)
     if hasattr(os, "mkfifo"):
