@@ -77,7 +77,8 @@ def fit(
         device: "auto" (CUDA where there is one), "cpu", "cuda", ...
         checkpoint_dir: folder for `last.ckpt` (every epoch), `best.ckpt` (lowest `monitor`) and
             `metrics.jsonl`; created if missing. None writes nothing.
-        resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning.
+        resume_from: a checkpoint of `fit`, which goes on to the bit as if never interrupted, or of Lightning. That the
+            loader gives the same rows is looked at for our own loaders alone: of another nobody can tell.
         optimizers: what to use instead of `model.configure_optimizers()`, in its form, or an optimizer alone;
             with "interval": "step" in its "lr_scheduler" the scheduler steps after every batch instead of every epoch.
         monitor: which mean over the validation items chooses `best.ckpt`, the lowest one; "last" is the last epoch
@@ -235,8 +236,7 @@ def _save(run, folder, name):
     if broken:          # the loss that would tell is that of the next step
         epoch = run.epoch + 1 if run.batch else run.epoch
         raise TrainingDiverged(f"{', '.join(broken[:3])} hold NaN, Inf or codes beyond {LARGEST:g} after epoch "
-                               f"{epoch}; "
-                               f"stopped before they could reach a checkpoint; {_ADVICE}")
+                               f"{epoch}; stopped before they could reach a checkpoint; {_ADVICE}")
     if folder is None:
         return None
     run.save(folder / name)
