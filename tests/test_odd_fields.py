@@ -106,6 +106,8 @@ KNOWN = {       # each went wrong once
               (("rqvae", "notes", "text_style"), 0.5), (("rqvae", "notes", "blended"), torch.ones(2))],
     "resume": [(("rqvae", "notes", "seed"), None), (("rqvae", "notes", "val_fraction"), 10 ** 30), (("rqvae", "assign", "prices"), 10 ** 30),
                (("hyper_parameters", "standardize"), torch.ones(2)), (("hyper_parameters", "commitment_cost"), 10 ** 30)],
+    "keep": [(("hyper_parameters", name), value) for name in ("latent_norm", "parts", "activation")
+             for value in VALUES],
     "config": [(("rqvae", "notes", "activation"), ""), (("rqvae", "notes", "data"), ["a"]), (("rqvae", "notes", "learning_rate"), -1)],
 }
 

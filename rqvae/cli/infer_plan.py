@@ -136,7 +136,8 @@ def prepare(arguments) -> Job:
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
     if arguments.against:
-        against, made = load_published(arguments.against, code_sizes(model), model_identity(model), job.ancestors)
+        against, made = load_published(arguments.against, code_sizes(model), model_identity(model), arguments.ckpt,
+                                       job.ancestors)
         job = job._replace(against=against, against_made=made)
     named = {name: getattr(arguments, name) for name in ("names", "pairs", "against", "config")}
     refuse_to_replace({**items.places, **named, "ckpt": None if arguments.save_pretrained else arguments.ckpt})
@@ -177,7 +178,8 @@ def prepare_unique(job) -> Job:
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
     method = arguments.unique or ("optimal" if wants_unique(job) else "none")
     if arguments.append_to:
-        published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), job.ancestors)
+        published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), arguments.ckpt,
+                                             job.ancestors)
         job = job._replace(parent=manifest or len(published.codes))
         others = gone_on_from(arguments.append_to, manifest,
                               [output.path for output in job.outputs]) if manifest else ()

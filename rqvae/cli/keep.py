@@ -54,7 +54,7 @@ def prepare_keeping(start, keep, table, given, device="cpu"):
         raise ValueError(f"{start} has one level; --keep needs two or more, which leave room for new items")
     known = ((loaded.get("rqvae") or {}).get("notes") or {}).get("ancestors") or ()
     made = model_identity(model)
-    published, manifest = load_published(keep, sizes, made, known)
+    published, manifest = load_published(keep, sizes, made, start, known)
     rows = _rows_of(published, keep, table)
     here = torch.from_numpy(np.flatnonzero(rows >= 0))
     require_as_published(published, manifest, table, rows, keep, lambda: batch_inference(

@@ -30,7 +30,7 @@ def prepare_verify(arguments, model, checkpoint, device):
     if manifest is None:
         raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; "
                          "only what infer wrote from 1.1 on can be verified")
-    check_checkpoint(manifest, path, model_identity(model))
+    check_checkpoint(manifest, path, model_identity(model), checkpoint)
     noted = manifest.get("features") or {}
     places = noted.get("places") or {}
     given = {name: getattr(arguments, name) for name in (*OPTIONS, *INTERACTIONS)}

@@ -169,13 +169,14 @@ def with_kinds(ids, manifest):
     return ids
 
 
-def check_checkpoint(manifest, path, identity, ancestors=()) -> None:
+def check_checkpoint(manifest, path, identity, checkpoint, ancestors=()) -> None:
     """Refuse to go on from a generation with a model that its IDs mean nothing to.
 
     Args:
         manifest: of the generation, or None.
         path: of its file, for messages.
         identity: of the model, see `inference.model_identity`.
+        checkpoint: its file or folder, for messages.
         ancestors: checksums of those that it was trained on from, holding what they had published.
 
     Raises:
@@ -184,13 +185,14 @@ def check_checkpoint(manifest, path, identity, ancestors=()) -> None:
     made = (manifest or {}).get("checkpoint") or {}
     weights = made.get("weights", identity["weights"])
     if weights != identity["weights"] and weights not in ancestors:
-        raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than these "
-                         f"({identity['weights'][:8]}...), and nothing says that these were trained on from them: "
-                         "their codes mean other things; name that checkpoint, or train with --from and --keep")
+        raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than those of "
+                         f"{checkpoint} ({identity['weights'][:8]}...), and nothing says that these were trained on "
+                         "from them: their codes mean others; name that checkpoint, or train with --from and --keep")
     for name, value in (made.get("options") or {}).items():         # 1.2 and before recorded none
         if identity["options"].get(name, value) != value:
-            raise ValueError(f"{path} was made by a model whose {name} was {value}, that of this one is "
-                             f"{identity['options'][name]}: the same weights give other codes; name {made.get('path')}")
+            raise ValueError(f"{checkpoint} has the {name} {brief(identity['options'][name], 40)}, but {path} was made "
+                             f"by a model whose {name} was {brief(value, 40)}: the same weights give other codes, so "
+                             f"one of the two was edited or damaged; restore it, or name {made.get('path')}")
 
 
 def file_checksum(path) -> str:
