@@ -3,12 +3,14 @@
 On stderr; in a notebook, which shows that in red, on stdout.
 """
 
+import os
 import sys
 import time
 import warnings
 
 from tqdm import tqdm
 
+_WIDE = 100             # columns of a terminal on which the number of the batch leaves room for the rest
 COLLAPSED = 0.25        # a level that uses less than this share of the codes it could use is collapsing
 
 
@@ -30,7 +32,7 @@ class EpochReport:
         self.drawn, self.warned = 0.0, False
         self.bar = bar_class(notebook)(
             total=max_epochs, initial=run.epoch, disable=not self.alive, unit="epoch",
-            file=self.stream, dynamic_ncols=True,
+            file=self.stream, **({"dynamic_ncols": True} if notebook else _room(self.stream)),
             bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
         if run.val_loader is None:
@@ -47,7 +49,8 @@ class EpochReport:
         now = time.monotonic()
         if self.alive and now - self.drawn > 0.2:
             self.drawn = now
-            self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}, batch {self.run.batch}", False)
+            batch = "" if (self.bar.ncols or _WIDE) < _WIDE else f", batch {self.run.batch}"
+            self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}{batch}", False)
             so_far = self.run.means.values().get("train_loss", float("nan"))
             self.bar.set_postfix_str(f"loss {so_far:.4g}, {_use(self.run.means.code_use())}")
 
@@ -85,8 +88,17 @@ class EpochReport:
 
 def shown(work, what, progress=True):
     """An iterable as it is, with a bar on a terminal while it is gone through."""
-    return tqdm(work, desc=what, leave=False, delay=0.5, disable=None if progress else True,
+    return tqdm(work, desc=what, leave=False, delay=0.5, disable=None if progress else True, **_room(sys.stderr),
                 bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed} of about {remaining}")
+
+
+def _room(stream) -> dict:
+    """How large a bar may be, for tqdm, which shows none on a terminal that does not tell how many rows it has."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        columns, rows = 0, 0
+    return {"dynamic_ncols": True} if columns and rows else {"ncols": (columns or 80) - 1, "nrows": 24}
 
 
 def in_notebook() -> bool:

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from samples import TINY, clustered, loader
-from rqvae import RqVae, fit
+from rqvae import RqVae, fit, progress
 from rqvae.recipe.initialization import initialize
 from rqvae.progress import write_events
 
@@ -110,3 +110,10 @@ def test_in_a_notebook_a_bar_moves_within_an_epoch_and_nothing_is_red(monkeypatc
     fit(RqVae(12, 16, 8, 32), loader(clustered(200)), max_epochs=2, device="cpu")
     out, err = capsys.readouterr()
     assert out == "" and "epoch 2/2" in err
+
+
+@pytest.mark.parametrize("told, room", [
+    ((120, 40), {"dynamic_ncols": True}), ((80, 0), {"ncols": 79, "nrows": 24}), ((0, 0), {"ncols": 79, "nrows": 24})])
+def test_a_terminal_that_does_not_tell_its_rows_has_bars_as_well(monkeypatch, told, room):
+    monkeypatch.setattr("os.get_terminal_size", lambda handle: os.terminal_size(told))
+    assert progress._room(sys.__stderr__) == room

@@ -172,7 +172,7 @@ def write(job, codes, bare) -> str:
     said = which_keys(job.outputs, item_ids)
     if said:
         say(said)
-    beside = f", {counted(len(job.published.codes), 'published one')} first and unchanged" if job.published else ""
+    beside = f", {counted(len(job.published.codes), 'published one')} first and unchanged," if job.published else ""
     known = int((job.published_rows >= 0).sum()) if job.published else 0
     if known:
         say(f"{known:,} of them are published already and keep their IDs")

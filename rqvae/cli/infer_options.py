@@ -24,11 +24,11 @@ NEEDS = {"against": "report", "sample": "verify", "ids": "report", "pairs": "rep
 
 def build_parser(program="rqvae") -> ArgumentParser:
     parser = ArgumentParser(program, "infer", description=(
-        "Write one semantic ID an item, in row order, with a trained checkpoint. Without --data, --texts or --p5 it "
-        "encodes the items that the checkpoint was trained on."))
+        "Write one semantic ID an item, in row order, with a trained checkpoint. Without --data,\n"
+        "--texts or --p5 it encodes the items that the checkpoint was trained on."))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(
-        [f"  {'json, jsonl, csv, npy':<20}ours; json is LC-Rec's index, with item IDs for keys where there are any",
+        [f"  {'json jsonl csv npy':<20}ours; json is LC-Rec's index, with item IDs for keys where there are any",
          *(f"  {name:<20}{form.sentence}" for name, form in FORMATS.items())])
     add = parser.add_argument
     add("--ckpt", nargs="?", default=DEFAULT_CKPT, const=DEFAULT_CKPT, metavar="PATH",

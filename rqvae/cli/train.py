@@ -23,7 +23,7 @@ from ..progress import event_writer_class, shown
 from ..recipe.scaling import unusual
 from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
-from ..storage.checkpoint import CheckpointError, load_checkpoint, require_training_state
+from ..storage.checkpoint import CheckpointError, epochs_done, load_checkpoint, require_training_state
 from ..storage.files import check_writable, mend, remove_stale_temporaries, set_aside
 from ..storage.locks import locked
 from ..storage.words import counted, nearest_names, warn
@@ -380,7 +380,8 @@ def report(job, history) -> None:
     best = job.checkpoint_dir / "best.ckpt"
     if job.kept:
         say_lines("\n" + name_codes(best, job.kept, job.items.dataset.table, job.device))
-    model = RqVae.load_from_checkpoint(best)
+    chosen = load_checkpoint(best)
+    model = RqVae.from_loaded(chosen, best)
     table = job.items.dataset.table
     loader = FeatureLoader(table, 1024)
     by_part = dict(zip(table.names, part_errors(model, loader, job.device))) if model.parts else {}
@@ -394,7 +395,8 @@ def report(job, history) -> None:
     if model.parts:             # each with its share, whatever its units
         errors["relative_mse"] = errors["relative_mse_robust"]
     seconds = sum(row["seconds"] for row in history)
-    say_lines(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s; over all items:" if history else
+    of = f", best after epoch {epochs_done(chosen)}" if epochs_done(chosen) < len(history) else ""
+    say_lines(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s{of}; over all items:" if history else
               "\nThe starting point, with no epoch trained; over all items:")
     say_lines(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],
                       errors["relative_mse_robust"] if model.robust and model.draws_in() and not model.parts else None))

@@ -1,5 +1,7 @@
 """What `infer --verify IDS` does: check a generation's files, and derive its IDs again from checkpoint and features."""
 
+import os
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from ..ids.uniqueness import unique_ids
 from ..inference import batch_inference, model_identity
 from ..items.batches import FeatureLoader
 from ..items.tables import TableRows
-from ..storage.words import counted
+from ..storage.words import counted, nearest_names
 from .console import say
 from .item_options import INTERACTIONS, OPTIONS
 from .sources import as_recorded, noted_by, open_named
@@ -26,6 +28,8 @@ def prepare_verify(arguments, model, checkpoint, device):
         ValueError: there is no manifest, a file of it has changed, or checkpoint or features are others.
     """
     path = arguments.verify
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} not found{nearest_names(path)}")
     manifest = verified_manifest(path)
     if manifest is None:
         raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; "

@@ -52,8 +52,9 @@ def expect(path) -> None:
     target = Path(os.path.realpath(path))
     for other in _expected:
         if target in other.parents or other in target.parents:
-            raise ValueError(f"{min(target, other)} and {max(target, other)} are both to be written, but nothing is a file "
-                             "and a folder; choose another name for one of them")
+            raise ValueError(
+                f"{min(target, other)} and {max(target, other)} are both to be written, but nothing is a file and a "
+                "folder; choose another name for one of them")
     _expected[target] = identity(target)
 
 
