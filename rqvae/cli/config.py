@@ -128,6 +128,8 @@ def _wrong(value, action):
 
 
 def _wrong_one(value, action):
+    if value == "" and action.const != "":
+        return "a text that is not empty"
     if action.choices is not None and value not in action.choices:
         return "one of " + ", ".join(map(str, action.choices))
     kinds = {int: ((int,), "a whole number"), float: ((int, float), "a number")}

@@ -49,6 +49,7 @@ def test_a_run_hands_on_its_options(folder):
     ('{"from": "none.ckpt"}', "--from and --keep go together"),
     ('{"epochs": "3"}', "sets epochs to '3'; it must be a whole number"),
     ('{"amp": 1}', "sets amp to 1; it must be true or false"),
+    ('{"activation": ""}', "sets activation to ''; it must be a text that is not empty"),
     ('{"preset": "tigre"}', "it must be one of closed, documented"),
     ('{"hidden_dim": []}', "it must be a list of at least one"),
     ("[1]", "holds a list; expected options such as"),
