@@ -318,6 +318,7 @@ class _Seen:
             if chunk.dtype.kind != "f" or not np.dot(flat, flat) < _TOO_LARGE ** 2 / 4:
                 self.broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
                 self.largest = max(self.largest, -float(chunk.min()), float(chunk.max()))
+            chunk = chunk.astype(np.float32, copy=False)            # as it is used: 1e-300 is 0
         suspects = np.flatnonzero(chunk[:, 0] == 0)                 # few, so few are read twice
         self.zero.add(first, suspects[~chunk[suspects].any(axis=1)])
         if self.constant is None:

@@ -470,3 +470,10 @@ def test_memory_stays_flat_whatever_the_size_of_the_file(tmp_path, how, rows):
                             capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 150               # MB
+
+
+def test_rows_are_looked_at_as_they_are_used():
+    small = np.full((5, 3), 1e-300)
+    small[1] = 1.0
+    with pytest.warns(UserWarning, match="4 rows of zeros only"):
+        open_features(small).check()
