@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import json
 import math
 import os
 import signal
@@ -286,11 +287,21 @@ def refuse_what_is_no_file(folder) -> None:
 
 def refuse_to_overwrite(folder) -> None:
     remove_stale_temporaries(folder)
-    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()] or [
-        path.name for path in (folder / METRICS,) if path.exists() and path.stat().st_size]
+    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()]
+    if not there and (folder / METRICS).exists() and not _is_of_a_first_epoch(folder / METRICS):
+        there = [METRICS]
     if there:
         raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
                          "replace it by --overwrite, or choose another --checkpoint-dir")
+
+
+def _is_of_a_first_epoch(path) -> bool:
+    """Whether a run was killed after its first epoch had this line, and before it had a checkpoint: nothing is lost."""
+    try:
+        row = json.loads(path.read_bytes() or b'{"epoch": 0}') if path.stat().st_size < 2**16 else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and row.get("epoch") == 0
 
 
 def run(job) -> int:

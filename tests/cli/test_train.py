@@ -415,3 +415,13 @@ def test_levels_may_be_of_different_sizes_from_training_to_the_report(features, 
 def test_sizes_and_levels_that_differ_are_refused(features, capsys):
     message = refused(["--data", features, "--num-embeddings", "4", "8", "--num-quantizers", "3"], capsys)
     assert "--num-embeddings names 2 sizes" in message and "leave --num-quantizers out" in message
+
+
+@pytest.mark.parametrize("content, code", [
+    ('{"epoch": 0, "train_loss": 1.5}\n', 0), ("", 0), ('{"epoch": 0}\n{"epoch": 1}\n', 2), ('{"loss": 3}\n', 2), ("mine\n", 2)],
+    ids=["killed in its first epoch", "killed before", "two epochs", "another program's", "no JSON"])
+def test_metrics_without_a_checkpoint_are_kept_but_those_of_a_first_epoch(features, capsys, content, code):
+    Path("checkpoints").mkdir()
+    Path("checkpoints/metrics.jsonl").write_text(content)
+    assert train.main(["--data", features, "--epochs", "1", *TINY]) == code
+    assert code == 0 or Path("checkpoints/metrics.jsonl").read_text() == content
