@@ -71,6 +71,8 @@ def spell(error) -> None:
     while error is not None and error not in chain:
         chain.append(error)
         error.args = tuple(shown(word) if isinstance(word, str) else word for word in error.args)
+        if isinstance(error, ImportError) and error.msg:        # which shows that, and not its arguments
+            error.msg = shown(error.msg)
         error = error.__cause__ or error.__context__
 
 

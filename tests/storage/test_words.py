@@ -101,3 +101,13 @@ def test_near_names_are_offered(tmp_path):
     assert nearest_names(tmp_path / "item.npy") == "; did you mean items.npy?"
     assert "nothing in" in nearest_names(tmp_path / "zzz")
     assert "does not exist" in nearest_names(tmp_path / "no" / "x")
+
+
+def test_a_missing_package_is_named_in_shown_words():
+    @spelled
+    def reader():
+        raise ImportError("a\x1b[31m.parquet needs a package")
+
+    with pytest.raises(ImportError) as caught:
+        reader()
+    assert str(caught.value) == "a\\x1b[31m.parquet needs a package"
