@@ -279,7 +279,7 @@ def launch_of(path):
 
 def refuse_what_is_no_file(folder) -> None:
     """Of what a run writes; a link is followed from a checkpoint, but not from the lines that are added to."""
-    for path in (*(folder / name for name in CHECKPOINTS), folder / "metrics.jsonl"):
+    for path in (folder / name for name in (*CHECKPOINTS, METRICS)):
         if path.exists() and not path.is_file() or path.suffix == ".jsonl" and path.is_symlink():
             raise FileExistsError(f"{path} is a {'link' if path.is_symlink() else 'folder, a device or a pipe'}, "
                                   "where the run is to write; remove it, or choose another --checkpoint-dir")
