@@ -492,13 +492,13 @@ def _check_values(values):
     faults = [
         f"{name} is {values[name]!r}, must be an integer of at least {least}"
         for name, least in (("input_dim", 1), ("latent_dim", 1), ("num_quantizers", 1))
-        if not isinstance(values[name], int) or values[name] < least
+        if not _of(int, values[name]) or values[name] < least
     ]
     sizes, levels = values["num_embeddings"], values["num_quantizers"]
     if isinstance(sizes, list) and len(sizes) != levels:
         faults.append(f"num_embeddings is {sizes!r}, must hold one size for each of the {levels} levels, or be one "
                       "for all")
-    if any(not isinstance(size, int) or size < 2 for size in (sizes if isinstance(sizes, list) else [sizes])):
+    if any(not _of(int, size) or size < 2 for size in (sizes if isinstance(sizes, list) else [sizes])):
         faults.append(f"num_embeddings is {sizes!r}, must be an integer of at least 2, or a list of them, one a level")
     faults += [
         f"{name} is {values[name]!r}, must be {rule}"
@@ -506,12 +506,20 @@ def _check_values(values):
             ("commitment_cost", "a number of at least 0 and below 2**63", lambda value: 0 <= value < 2 ** 63),
             ("learning_rate", "a positive number", lambda value: 0 < value < float("inf")),
         )
-        if not isinstance(values[name], (int, float)) or not holds(values[name])
+        if not _of((int, float), values[name]) or not holds(values[name])
     ]
-    if values["robust"] and not values["standardize"]:
+    faults += [f"{name} is {values[name]!r}, must be True or False"
+               for name in ("linear_path", "latent_norm", "standardize", "robust", "rotation_trick")
+               if not isinstance(values[name], bool)]
+    if values["robust"] is True and values["standardize"] is False:
         faults.append("robust is True, which needs standardize=True")
     if values["parts"] and (not values["robust"] or sum(values["parts"]) != values["input_dim"]):
         faults.append(f"parts is {values['parts']}, which needs robust=True and widths that add up to input_dim, "
                       f"{values['input_dim']}")
     if faults:
         raise ValueError("; ".join(faults))
+
+
+def _of(kind, value) -> bool:
+    """isinstance, but True is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ def hidden_widths(hidden_dim) -> list:
         ValueError: a width is not a positive integer, or there is none.
     """
     widths = [hidden_dim, hidden_dim] if isinstance(hidden_dim, int) else list(hidden_dim)
-    if not widths or any(not isinstance(w, int) or w < 1 for w in widths):
+    if not widths or any(not isinstance(w, int) or isinstance(w, bool) or w < 1 for w in widths):
         raise ValueError(f"hidden_dim is {hidden_dim!r}; it must be a positive integer (two layers of that "
                          "width) or a list of positive integers (one layer each)")
     return widths

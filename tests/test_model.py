@@ -234,6 +234,21 @@ def test_a_list_of_sizes_must_suit_the_levels():
         RqVae(12, 16, 8, [4, 1])
 
 
+def test_true_is_no_number_and_a_number_is_no_switch():
+    """A run would record it, and nothing that reads checkpoints takes that."""
+    for name in ("input_dim", "latent_dim", "num_embeddings", "num_quantizers", "commitment_cost", "learning_rate"):
+        with pytest.raises(ValueError, match=f"{name} is True, must be"):
+            RqVae(**{name: True})
+    for name in ("linear_path", "latent_norm", "standardize", "robust", "rotation_trick"):
+        for value in (1, None, "yes", torch.ones(2)):
+            with pytest.raises(ValueError, match=f"{name} is .*, must be True or False"):
+                RqVae(**{name: value})
+    for name, words in (("hidden_dim", "it must be a positive integer"), ("ema_decay", "it must be between 0 and 1"),
+                        ("restart_below", "it must be between 0 and 1")):
+        with pytest.raises(ValueError, match=f"{name} is True; {words}"):
+            RqVae(**{name: True})
+
+
 def test_weights_that_are_integers_are_refused(tmp_path):
     """As somebody keeps them who has packed them: without their scale they are other numbers."""
     model = RqVae(8, 6, 4, 5)

@@ -107,7 +107,8 @@ KNOWN = {       # each went wrong once
     "resume": [(("rqvae", "notes", "seed"), None), (("rqvae", "notes", "val_fraction"), 10 ** 30), (("rqvae", "assign", "prices"), 10 ** 30),
                (("hyper_parameters", "standardize"), torch.ones(2)), (("hyper_parameters", "commitment_cost"), 10 ** 30)],
     "keep": [(("hyper_parameters", name), value) for name in ("latent_norm", "parts", "activation")
-             for value in VALUES],
+             for value in VALUES] + [(("hyper_parameters", "learning_rate"), True),
+                                     (("hyper_parameters", "rotation_trick"), torch.ones(2))],
     "config": [(("rqvae", "notes", "activation"), ""), (("rqvae", "notes", "data"), ["a"]), (("rqvae", "notes", "learning_rate"), -1)],
 }
 
