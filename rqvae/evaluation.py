@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from .codes import as_codes, level_sizes
-from .collisions import collision_ranks, collision_report, row_sums
+from .collisions import collision_ranks, collision_report, row_keys
 from .functional import perplexity, row_lengths
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
@@ -154,37 +154,25 @@ def evaluate_semantic_ids(model: torch.nn.Module, dataloader: Any,
 
     def noting_groups():
         for features in features_of(dataloader):
-            groups.append(row_keys(features))
+            groups.append(row_keys(features.detach().cpu().float().numpy()))
             yield {"features": features}
 
     codes = batch_inference(model, noting_groups(), device)
-    return collision_report(codes, features_groups=torch.cat(groups))
-
-
-def row_keys(features) -> torch.Tensor:
-    """A 64-bit key for each row, equal for equal rows, whatever the sign of a zero.
-
-    (B, D) float -> (B,) int64 on the CPU.
-
-    Two different rows of a million share a key with a probability of about 1e-7.
-    """
-    rows = (features.detach().cpu().float() + 0.0).numpy().astype("<f4", copy=False)        # -0.0 becomes 0.0
-    return torch.from_numpy(row_sums(np.ascontiguousarray(rows)).view(np.int64))
+    return collision_report(codes, features_groups=np.concatenate(groups))
 
 
 def feature_groups(table, codes):
-    """(N,) int64, equal for items with equal features, of which only rows that share an ID are read: all others differ.
+    """(N,) int64, equal for items with equal features, of which only rows that share an ID are compared: all others
+    differ.
 
     Args:
-        table: a `FeatureTable` (N, D).
+        table: a `FeatureTable` (N, D), of which nothing is read where `check` has seen it.
         codes: (N, L) int64, as the model gives them, so that equal features have equal codes.
     """
     groups = torch.arange(len(table))
     alike = torch.from_numpy((collision_ranks(as_codes(codes))[1] > 1).nonzero()[0])
     if len(alike):
-        keys = np.empty(len(alike), np.int64)
-        for first in range(0, len(alike), 4096):
-            keys[first:first + 4096] = row_keys(table.rows(alike[first:first + 4096])).cpu()
+        keys = table.row_keys(alike.numpy())
         order = np.argsort(keys)                    # not `unique`, which takes three times the memory of many rows
         keys = keys[order]
         groups[alike[torch.from_numpy(order)]] = len(table) + torch.from_numpy(

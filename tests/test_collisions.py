@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rqvae.collisions import collision_ranks, collision_report, id_keys
+from rqvae.collisions import collision_ranks, collision_report, id_keys, row_keys
 
 
 def by_hand(codes):
@@ -85,3 +85,11 @@ def test_ranks_count_within_an_id_in_row_order():
     rank, size = collision_ranks(np.array([[5, 1], [2, 2], [5, 1], [0, 0], [5, 1], [2, 2]]))
     assert rank.tolist() == [0, 0, 1, 0, 2, 1]
     assert size.tolist() == [3, 2, 3, 1, 3, 2]
+
+
+def test_keys_of_rows_are_equal_for_equal_rows_only():
+    features = torch.randn(5000, 3).half().float()
+    features[:3] = torch.tensor([[0.0, 1.0, 2.0], [-0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
+    keys = row_keys(features.numpy())
+    assert keys[0] == keys[1] != keys[2]
+    assert len(np.unique(keys)) == len(features.unique(dim=0))

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from samples import clustered, loader
 from rqvae import RqVae, evaluate_quantization, evaluate_reconstruction, evaluate_semantic_ids
-from rqvae.evaluation import row_keys
 
 
 def test_reconstruction_is_the_documented_sum_over_samples():
@@ -74,16 +73,6 @@ def test_semantic_id_metrics_are_those_of_counting():
         "largest_collision": max(ids.values()),
         "unavoidable_collisions": 35,
     }
-
-
-def test_row_keys_are_equal_for_equal_rows_only():
-    features = torch.randn(5000, 3).half().float()
-    features[0] = torch.tensor([0.0, 1.0, 2.0])
-    features[1] = torch.tensor([-0.0, 1.0, 2.0])
-    features[2] = torch.tensor([1.0, 0.0, 2.0])
-    keys = row_keys(features)
-    assert keys[0] == keys[1] != keys[2]
-    assert len(keys.unique()) == len(features.unique(dim=0))
 
 
 def test_an_empty_loader_is_an_error():

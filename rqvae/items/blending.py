@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 import torch
 
-from .checksums import FORMS
+from .checksums import FORMS, read_keys
 
 REACH = 9                   # how many places apart in a user's list two items still belong together
 MOST_NUMBERS = 2**30        # T times D, of 4 bytes each
@@ -82,6 +82,10 @@ class BlendedTable:
     def has_checksum(self, recorded, rows=None) -> bool:
         """As `FeatureTable.has_checksum`."""
         return any(recorded == self.checksum(rows, form=form) for form in FORMS)
+
+    def row_keys(self, rows) -> np.ndarray:
+        """(n,) int64, as `FeatureTable.row_keys`; the rows are read."""
+        return read_keys(self, rows)
 
     def sampled_fingerprint(self) -> str:
         """As `FeatureTable.sampled_fingerprint`; nothing was blended then."""

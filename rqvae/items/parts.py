@@ -15,7 +15,7 @@ import torch
 
 from ..storage.item_ids import of_one_kind
 from ..storage.words import warn
-from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
+from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of, read_keys
 
 
 class PartsTable:
@@ -112,6 +112,10 @@ class PartsTable:
     def has_checksum(self, recorded, rows=None) -> bool:
         """As `FeatureTable.has_checksum`."""
         return recorded == self.checksum(rows, form=form_of(recorded))
+
+    def row_keys(self, rows) -> np.ndarray:
+        """(n,) int64, as `FeatureTable.row_keys`; the rows are read."""
+        return read_keys(self, rows)
 
     def sampled_fingerprint(self) -> str:
         """Nothing: no checkpoint before 1.1, which kept one, was of parts."""

@@ -21,16 +21,14 @@ import torch
 from ..storage.words import counted, spelled, warn
 from .blending import BlendedTable
 from .blocks import NoRows, array_block, tensor_block
-from .checksums import FORMS, ROWS_PER_BLOCK, BlockChecksums, form_of
+from .checksums import FORMS, ROWS_PER_BLOCK, TOO_LARGE, BlockChecksums, Seen, form_of, listed, read_keys
 from .identifiers import check_item_ids, load_item_ids
 from .parts import PartsTable
 from .readers import SUFFIXES, read_features
 
 _CHUNK = 2 * 2**20          # bytes of float32 rows held at once in a pass over a table
-_TOO_LARGE = 1e15           # a sum of 10^8 squares of it, a large batch, nears float32's 3.4e38
 _SAMPLE = 4096              # rows that stood for a table in a fingerprint before 1.1
 _OPEN_FILES = 64            # with more shards than this, none stays open between reads
-_LISTED = 8                 # row numbers in a message
 _SCALE = "scale the features first, to rows of length 1 for example"
 
 
@@ -115,7 +113,7 @@ class FeatureTable:
         self.source = source
         self.item_ids = item_ids
         self.may_lack_rows = False          # whether rows that are all NaN are missing, not damaged
-        self._checksums = BlockChecksums()
+        self._checksums = BlockChecksums(count=len(self))
 
     def __len__(self):
         return self.shape[0]
@@ -160,7 +158,7 @@ class FeatureTable:
         """
         part = range(len(self)) if rows is None else rows
         where = self.source if rows is None else f"{self.source}, rows {part[0]} to {part[-1]},"
-        seen = _Seen()
+        seen = Seen()
         for first, chunk in self._chunks(part, chunk_rows or self._chunk_rows()):
             seen.add(first, chunk)
             if part.start % ROWS_PER_BLOCK == 0:
@@ -168,7 +166,7 @@ class FeatureTable:
         if seen.broken.count:
             raise ValueError(f"{where} has NaN or Inf in {seen.broken.count} of {len(part)} rows "
                              f"({seen.broken}); repair or remove those rows")
-        if seen.largest > _TOO_LARGE:
+        if seen.largest > TOO_LARGE:
             raise ValueError(f"{where} has numbers as large as {seen.largest:.2g}, whose squares "
                              f"overflow float32; {_SCALE}")
         self._warn(where, len(part), seen.constant, seen.zero)
@@ -207,6 +205,12 @@ class FeatureTable:
         """Whether `recorded` is the checksum of these rows, of this version or of an earlier one."""
         return recorded == self.checksum(rows, form=form_of(recorded))
 
+    def row_keys(self, rows) -> np.ndarray:
+        """`collisions.row_keys` of the rows with the numbers (n,): (n,) int64. Nothing is read where `check` has seen
+        all rows of the table."""
+        keys = self._checksums.keys()
+        return read_keys(self, rows) if keys is None else keys[rows]
+
     def sampled_fingerprint(self) -> str:
         """What checkpoints before 1.1 keep instead: shape, dtype and up to 4096 rows, evenly spread."""
         numbers = np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64)
@@ -224,7 +228,7 @@ class FeatureTable:
                   "all items will get one semantic ID")
         elif count > 1 and len(constant):
             _warn(f"{where} has {len(constant)} constant columns of {self.shape[1]} "
-                  f"({_listed(constant, len(constant))}); they tell no item from another")
+                  f"({listed(constant, len(constant))}); they tell no item from another")
         if zero.count:
             _warn(f"{where} has {counted(zero.count, 'row')} of zeros only ({zero}); "
                   "these items will get one semantic ID")
@@ -297,54 +301,9 @@ class TableRows:
         index = index if isinstance(index, slice) else torch.as_tensor(index, dtype=torch.int64)
         return self._table.rows(self._rows[index])
 
-
-class _Seen:
-    """What a pass over rows has met so far.
-
-    Attributes:
-        broken, zero: `_Rows` with NaN or Inf, and of zeros only.
-        largest: at least the largest magnitude, where that is too large.
-        constant: the columns that were the same in every row.
-    """
-
-    def __init__(self):
-        self.broken, self.zero, self.largest, self.constant = _Rows(), _Rows(), 0.0, None
-
-    def add(self, first, chunk):
-        """(n, D) rows in working precision, the first of which is number `first`."""
-        flat = chunk.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            # One product over all numbers tells that none is NaN, Inf or too large; who fails that is looked at.
-            if chunk.dtype.kind != "f" or not np.dot(flat, flat) < _TOO_LARGE ** 2 / 4:
-                self.broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
-                self.largest = max(self.largest, -float(chunk.min()), float(chunk.max()))
-            chunk = chunk.astype(np.float32, copy=False)            # as it is used: 1e-300 is 0
-        suspects = np.flatnonzero(chunk[:, 0] == 0)                 # few, so few are read twice
-        self.zero.add(first, suspects[~chunk[suspects].any(axis=1)])
-        if self.constant is None:
-            self.constant, self._row = np.arange(chunk.shape[1]), chunk[0].copy()
-        for rows in (chunk[-1:], chunk):                            # after the last row there are few to look at
-            if len(self.constant):
-                same = rows[:, self.constant] == self._row[self.constant]
-                self.constant = self.constant[same.all(axis=0)]
-
-
-class _Rows:
-    """How many rows are of a kind, and the numbers of the first few."""
-
-    def __init__(self):
-        self.count, self._first = 0, []
-
-    def add(self, start, numbers):
-        self.count += len(numbers)
-        self._first += (start + numbers[:_LISTED]).tolist()
-
-    def __str__(self):
-        return _listed(self._first, self.count)
-
-
-def _listed(numbers, count):
-    return ", ".join(map(str, numbers[:_LISTED])) + (", ..." if count > _LISTED else "")
+    def row_keys(self, rows) -> np.ndarray:
+        """(n,) int64, as `FeatureTable.row_keys`."""
+        return self._table.row_keys(self._rows.numpy()[rows])
 
 
 def _warn(sentence):

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ..codes import as_codes, level_sizes
-from ..collisions import collision_ranks, collision_report
-from ..evaluation import code_statistics, counted_errors, counted_part_errors, row_keys
+from ..collisions import collision_ranks, collision_report, row_keys
+from ..evaluation import code_statistics, counted_errors, counted_part_errors
 from ..inference import evaluating, model_device
 from .neighbours import neighbour_quality, shared_prefix_lift
 from ..storage.words import counted
@@ -181,7 +181,7 @@ def row_errors(features, codes, model=None):
     for chunk in _chunks(count):
         items = features.rows(chunk)
         spreads[chunk] = (items.double() - mean).square().sum(dim=1)
-        keys[chunk] = row_keys(items)
+        keys[chunk] = torch.from_numpy(row_keys(items.numpy()))
         if model is not None:
             said = decoded(model, codes[chunk])
             # What lies far out, or is large, would be all of it.

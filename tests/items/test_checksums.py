@@ -9,6 +9,7 @@ import pytest
 from rqvae import open_features
 from rqvae.collisions import row_sums
 from rqvae.items.checksums import BlockChecksums
+from rqvae.items.tables import TableRows
 
 ROWS = np.random.default_rng(0).standard_normal((2500, 6)).astype(np.float32)
 FACTORS = np.frombuffer(hashlib.shake_128(b"words of a row").digest(8 * 3), "<u8") | 1
@@ -85,3 +86,39 @@ def test_pieces_of_any_size_make_the_same():
     for first in range(0, 2500, 300):
         pieces.add(first, ROWS[first:first + 300])
     assert whole.of(range(2500), 6) == pieces.of(range(2500), 6) is not None
+
+
+class Unreadable:
+    def read(self, rows):
+        raise AssertionError("the rows are read once more")
+
+
+@pytest.mark.filterwarnings("ignore:the features array has")
+@pytest.mark.parametrize("width", [1, 5, 6])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_who_has_the_same_features_is_known_from_the_pass_that_looks_at_them(kind, width):
+    """Whatever the signs of zeros, which a checksum tells apart; and no row is read for it again."""
+    rows = np.random.default_rng(2).integers(-1, 2, (3000, width)).astype(kind)
+    rows[:5] = np.array([-0.0, 0.0, -0.0, 1.0, -1.0])[:, None]
+    rows[2900:] *= -1
+    table, numbers = open_features(rows), np.arange(2999, -1, -3)
+    read = table.row_keys(numbers)
+    table.check()
+    table._blocks = [Unreadable()]
+    keys = table.row_keys(numbers)
+    assert (keys == read).all()
+    assert (TableRows(table, [5, 2999, 0]).row_keys([1, 0]) == table.row_keys(np.array([2999, 5]))).all()
+    _, groups = np.unique(rows[numbers] + 0, axis=0, return_inverse=True)
+    pairs = set(zip(keys.tolist(), groups.tolist()))
+    assert len(pairs) == len(set(keys.tolist())) == len(set(groups.tolist()))
+
+
+def test_equal_features_of_a_table_that_was_seen_in_part_are_read():
+    table = open_features(ROWS)
+    expected = table.row_keys(np.arange(2500))
+    table.check(rows=range(1024, 2500))
+    table.checksum(range(1500))
+    assert (table.row_keys(np.arange(2500)) == expected).all()
+    parts = open_features({"a": ROWS[:, :2], "b": ROWS[:, 2:]})
+    parts.check()
+    assert (parts.row_keys(np.arange(2500)) == expected).all()
