@@ -22,6 +22,8 @@ FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
 NEVER_BELOW_0 = {"lr", "initial_lr", "base_lrs", "_last_lr", "step", "exp_avg_sq", "max_exp_avg_sq", "eps",
                  "weight_decay"}
 UNDER_NONE = {"best", "mode_worse"}         # of a plateau scheduler
+BELOW = {"betas": 1.0, **dict.fromkeys(("lr", "initial_lr", "base_lrs", "_last_lr", "step", "eps", "weight_decay"),
+                                       1e15)}
 
 
 class RunState:
@@ -227,9 +229,13 @@ class RunState:
         state = {"optimizer": self.optimizer.state_dict(), "means": self.means.sums,
                  "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
                  "prices": self.model.assign and self.model.assign.state_dict()}
-        odd = list(_odd_numbers(state, ""))
+        odd = [*_odd_numbers(state, ""), *_odd_moments(state["optimizer"])]
         if odd:
-            raise ValueError(f"{checkpoint.some(odd)} hold NaN, Inf or a number below 0")
+            raise ValueError(f"{checkpoint.some(odd)} hold NaN, Inf or a number that no step leaves there")
+        rates = getattr(self.scheduler, "base_lrs", self.optimizer.param_groups)
+        if len(rates) != len(self.optimizer.param_groups):
+            raise ValueError(f"scheduler.base_lrs are {len(rates)}, optimizer.param_groups are "
+                             f"{len(self.optimizer.param_groups)}")
 
     def _change_rate(self, before):
         """Where the model's learning rate is another than the run's was, the run goes on at the model's."""
@@ -266,17 +272,30 @@ class RunState:
 
 
 def _odd_numbers(state, name):
-    """Names of what holds NaN, Inf but for a loss that none has been under yet, or less than 0 where only squares and
-    rates stand."""
+    """Names of what holds NaN, Inf but for a loss that none has been under yet, less than 0 where only squares and
+    rates stand, or more than any rate is."""
     if isinstance(state, (dict, list, tuple)):
         for key, inner in state.items() if isinstance(state, dict) else enumerate(state):
             yield from _odd_numbers(inner, f"{name}.{key}".strip("."))
-    elif isinstance(state, float) or isinstance(state, torch.Tensor) and state.is_floating_point():
-        values, own = torch.as_tensor(state), {part for part in name.split(".") if not part.isdigit()}
+    elif isinstance(state, (int, float)) or isinstance(state, torch.Tensor) and state.is_floating_point():
+        values = state if isinstance(state, torch.Tensor) else torch.tensor(float(state), dtype=torch.float64)
+        own = {part for part in name.split(".") if not part.isdigit()}
         least = 0.0 if own & NEVER_BELOW_0 else -math.inf
         sound = values >= least if own & UNDER_NONE else torch.isfinite(values) & (values >= least)
-        if not sound.all():
+        if not sound.all() or own & BELOW.keys() and (values >= min(BELOW[part] for part in own & BELOW.keys())).any():
             yield name
+
+
+def _odd_moments(optimizer):
+    """Names of mean gradients of Adam that the mean of their squares rules out: a square of a mean is no more than
+    1 / (1 - beta) means of squares, and the next step would be as many times too long."""
+    for group in optimizer["param_groups"]:
+        for index in group["params"] if "betas" in group and group["betas"][0] <= group["betas"][1] else ():
+            moments = optimizer["state"].get(index, {})
+            if {"exp_avg", "exp_avg_sq"} <= moments.keys():
+                most = moments["exp_avg_sq"].double().div(1 - group["betas"][1]).sqrt()
+                if not (moments["exp_avg"].abs() <= 1.1 * most + 1e-15).all():      # squares that are 0 in float32
+                    yield f"optimizer.state.{index}.exp_avg"
 
 
 def _configured(optimizers):

@@ -209,8 +209,9 @@ def test_a_damaged_training_state_is_one_clear_error(tmp_path, damage):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("step", math.inf), ("exp_avg", math.nan), ("exp_avg", 1e300), ("exp_avg_sq", math.inf), ("exp_avg_sq", -1.0), ("lr", math.nan),
-    ("lr", -1.0), ("min_lrs", math.nan), ("train_loss", math.nan)])
+    ("step", math.inf), ("step", 1e30), ("exp_avg", math.nan), ("exp_avg", 1e300), ("exp_avg", 1e30), ("exp_avg", -10.0),
+    ("exp_avg_sq", math.inf), ("exp_avg_sq", -1.0), ("lr", math.nan), ("lr", -1.0), ("lr", 1e30), ("lr", 10 ** 30),
+    ("weight_decay", 1e30), ("betas", (0.9, 1.0)), ("min_lrs", math.nan), ("train_loss", math.nan)])
 def test_a_training_state_that_no_step_leaves_is_refused(tmp_path, name, value):
     """With some the next loss was NaN, and the learning rate was blamed; with others a weight never moved again."""
     model = RqVae(12, 8, 4, 8)
@@ -218,7 +219,8 @@ def test_a_training_state_that_no_step_leaves_is_refused(tmp_path, name, value):
         fit(model, loader(clustered(64)), max_epochs=2, device="cpu", checkpoint_dir=tmp_path, progress=False, stop=lambda: True)
     content = load_checkpoint(tmp_path / "last.ckpt")
     optimizer = content["optimizer_states"][0]
-    places = {**optimizer["state"][2], "lr": optimizer["param_groups"][0], "min_lrs": content["lr_schedulers"][0],
+    group = optimizer["param_groups"][0]
+    places = {**optimizer["state"][2], "lr": group, "weight_decay": group, "betas": group, "min_lrs": content["lr_schedulers"][0],
               "train_loss": content["rqvae"]["means"]["sums"]}
     if isinstance(places[name], dict):
         places[name][name] = [value] if name == "min_lrs" else torch.tensor(value) if name == "train_loss" else value
@@ -226,8 +228,37 @@ def test_a_training_state_that_no_step_leaves_is_refused(tmp_path, name, value):
         places[name] = optimizer["state"][2][name] = places[name].double()
         places[name].view(-1)[-1:].fill_(value)
     torch.save(content, tmp_path / "odd.ckpt")
-    with pytest.raises(CheckpointError, match=f"odd.ckpt.*{name}.* hold NaN, Inf or a number below 0"):
+    with pytest.raises(CheckpointError, match=f"odd.ckpt.*{name}.* hold NaN, Inf or a number that no step leaves there"):
         fit(RqVae(12, 8, 4, 8), loader(clustered(64)), max_epochs=2, device="cpu", resume_from=tmp_path / "odd.ckpt", progress=False)
+
+
+def test_rates_of_another_number_of_groups_are_refused(tmp_path):
+    def optimizers(model):
+        adam = torch.optim.Adam(model.parameters())
+        return {"optimizer": adam, "lr_scheduler": torch.optim.lr_scheduler.StepLR(adam, 1)}
+    model, again = small(), small()
+    quiet(model, loader(clustered(40)), max_epochs=1, checkpoint_dir=tmp_path, optimizers=optimizers(model))
+    content = load_checkpoint(tmp_path / "last.ckpt")
+    content["lr_schedulers"][0]["base_lrs"] = [0.5, 0.5]
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match="odd.ckpt: .*base_lrs are 2, optimizer.param_groups are 1"):
+        quiet(again, loader(clustered(40)), max_epochs=2, resume_from=tmp_path / "odd.ckpt", optimizers=optimizers(again))
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.9), (0.9, 0.9), (0.99, 0.5)])
+def test_what_steps_of_adam_leave_is_taken_up_again(tmp_path, betas):
+    """Gradients that are long the same, come once, or turn to nothing."""
+    for gradients in ([1.0] * 200, [0.0] * 50 + [1e6], [1e6] + [0.0] * 50, [1e-20] * 20, [1e15, -1e-3] * 10):
+        model = RqVae(12, 8, 4, 8)
+        optimizer = torch.optim.AdamW(model.parameters(), betas=betas, lr=1e-12)
+        for gradient in gradients:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            optimizer.step()
+        quiet(model, loader(clustered(64)), max_epochs=1, checkpoint_dir=tmp_path, optimizers=optimizer)
+        again = RqVae(12, 8, 4, 8)
+        assert len(quiet(again, loader(clustered(64)), max_epochs=2, resume_from=tmp_path / "last.ckpt",
+                         optimizers=torch.optim.AdamW(again.parameters(), betas=betas, lr=1e-12))) == 2
 
 
 @pytest.mark.parametrize("name, value", [("ema_counts", -1.0), ("ema_counts", 1e30), ("ema_sums", 1e30), ("shares", -1.0),
