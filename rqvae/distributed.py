@@ -15,6 +15,7 @@ import uuid
 import torch
 
 from . import __version__
+from .identity import differences
 
 MEETING_SECONDS = 600   # that processes which start together may take to find each other
 SETTLING_SECONDS = 0.1  # for the threads of a group to put down what they hold
@@ -129,21 +130,21 @@ def require_same(seen: dict) -> None:
     """Refuse processes that do not see the same, before they work on it together.
 
     Args:
-        seen: what it is, in words -> what tells it from any other: a checksum, or the value of an option.
+        seen: part, as in `identity`, or option -> what tells it from any other: a checksum, or its value.
 
     Raises:
         ValueError: another process has something else; all of them raise it.
     """
     if not _group:
         return
-    text = json.dumps({"the version": f"rqvae {__version__}, torch {torch.__version__}", **seen}, default=str)
+    seen = {"version": f"rqvae {__version__}, torch {torch.__version__}", **seen}
+    text = json.dumps({what: json.dumps(value, default=str) for what, value in seen.items()})     # null is known, too
     device = "cuda" if _group.get_backend() == "nccl" else "cpu"
     everyones = _everyones(torch.tensor(list(text.encode()), dtype=torch.int64, device=device))
     first, *others = (json.loads(bytes(one.tolist())) for one in everyones)
     for number, other in enumerate(others, start=1):
-        different = next((what for what in first if other.get(what) != first[what]), None)
-        if different:
-            now, then = (str(one.get(different)) for one in (other, first))
+        for different in differences(first, other):
+            now, then = (str(json.loads(one[different])) for one in (other, first))
             raise ValueError(f"not the same for all processes: {different} ({_brief(now)} in process {number}, "
                              f"{_brief(then)} in process 0); give every process the same files and options")
 

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .storage.checkpoint import weights_checksum
 from .storage.words import warn
 
 ROWS_PER_CHUNK = 1024
-UNSEEN = "activation", "latent_norm", "parts"        # options that change codes, and that no weight shows
 
 
 class _Unnamed(str):
@@ -179,13 +177,6 @@ def evaluating(model):
     finally:
         for module, training in modes:
             module.training = training
-
-
-def model_identity(model) -> dict:
-    """What tells an `RqVae` from any other that gives other codes: a checksum of its weights, and the options UNSEEN
-    in them."""
-    return {"weights": weights_checksum(model.state_dict()),
-            "options": {name: model.hyper_parameters.get(name) for name in UNSEEN}}
 
 
 def model_device(model) -> torch.device:

@@ -16,6 +16,7 @@ from .storage.words import spelled
 
 from . import distributed
 from .functional import perplexity
+from .identity import differences, fingerprint, recorded
 from .inference import batch_features
 
 FORMAT = 1      # of what stands under a checkpoint's "rqvae" key
@@ -175,7 +176,7 @@ class RunState:
         loaded = checkpoint.load_checkpoint(path)
         checkpoint.require_training_state(loaded, path)
         extra = loaded.get("rqvae", {})
-        if not same_data(self.train_loader, extra.get("fingerprint")):
+        if differences(recorded("checkpoint", {"fingerprint": extra.get("fingerprint")}), loader=self.train_loader):
             raise ValueError(f"{path} was trained on other data, or on this data in another order (rows, batch "
                              "size or seed differ); give the same data and options, or start a new run")
         self._require_same_optimizer(loaded, path)
@@ -402,18 +403,6 @@ def set_epoch(loader, epoch) -> None:
     for chooser in (loader, getattr(loader, "sampler", None)):
         if hasattr(chooser, "set_epoch"):
             chooser.set_epoch(epoch)
-
-
-def fingerprint(loader):
-    """What identifies a loader's data and order, or None where it cannot say."""
-    return loader.fingerprint() if hasattr(loader, "fingerprint") else None
-
-
-def same_data(loader, then) -> bool:
-    """Whether a loader gives what one with the fingerprint `then` gave, as far as both can say."""
-    if then is None or fingerprint(loader) in (None, then):
-        return True
-    return hasattr(loader, "earlier_fingerprints") and then in loader.earlier_fingerprints()
 
 
 def in_epoch(loader):

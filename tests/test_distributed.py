@@ -125,7 +125,7 @@ def test_processes_that_see_other_data_are_refused_before_any_work(tmp_path):
                       "sys.exit(train.main([*sys.argv[1:], '--data', f\"items{os.environ['RANK']}.npy\"]))\n")
     done = launch([str(script), "--epochs", "1", *TINY], 2, tmp_path)
     assert done.returncode != 0
-    assert "not the same for all processes: the features (3:" in done.stderr
+    assert "not the same for all processes: features (3:" in done.stderr
     assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
 
 
@@ -170,14 +170,14 @@ def test_processes_that_differ_in_anything_that_counts_are_refused_by_name(tmp_p
     (tmp_path / "changed.json").write_text((tmp_path / "a.json").read_text().replace("<a_1>", "<a_2>", 1))
     cases = {
         "as they are": ("train", new, new, ""), "the same numbers": ("train", new, [*new, "--data", "double.npy"], ""),
-        "other order": ("train", new, [*new, "--data", "reversed.npy"], "the features (3:"),
-        "other item IDs": ("train", named, [*named, "--item-ids", "other.txt"], "the item IDs ("),
+        "other order": ("train", new, [*new, "--data", "reversed.npy"], "features (3:"),
+        "other item IDs": ("train", named, [*named, "--item-ids", "other.txt"], "item IDs ("),
         "seed": ("train", new, [*new, "--seed", "3"], "--seed (3 in process 1, 0 in process 0)"),
         "precision": ("train", new, [*new, "--amp"], "--amp (True in process 1"),
-        "version": ("train", new, new, "the version (rqvae 1.0, torch"),
-        "checkpoint": ("train", again, ["--resume", "b/last.ckpt", "--epochs", "2"], "the checkpoint to resume ("),
-        "kept IDs": ("train", [*keep, "a.json"], [*keep, "changed.json"], "the IDs to keep, and their model ("),
-        "a model": ("infer", [*out, "a/best.ckpt"], [*out, "b/best.ckpt"], "the model ("),
+        "version": ("train", new, new, "version (rqvae 1.0, torch"),
+        "checkpoint": ("train", again, ["--resume", "b/last.ckpt", "--epochs", "2"], "checkpoint to resume ("),
+        "kept IDs": ("train", [*keep, "a.json"], [*keep, "changed.json"], "published IDs ("),
+        "a model": ("infer", [*out, "a/best.ckpt"], [*out, "b/best.ckpt"], "weights ("),
         "fewer rows than processes": ("train", [*new, "--data", "two.npy"], [*new, "--data", "two.npy"], ""),
     }
     (tmp_path / "cases.json").write_text(json.dumps({name: case[:3] for name, case in cases.items()}))

@@ -13,7 +13,7 @@ import torch
 
 import infer
 import train
-from rqvae.cli import infer_options, train_options
+from rqvae.cli.options import infer_parser, train_parser
 from rqvae.items.catalogue import Catalogue
 from samples import clustered, language_model
 
@@ -68,7 +68,7 @@ def test_the_page_runs_from_top_to_bottom_in_one_folder(page, folder):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_is_named_exists(page):
-    known = {flag for parser in (train_options.build_parser(), infer_options.build_parser())
+    known = {flag for parser in (train_parser(), infer_parser())
              for flag in parser._option_string_actions}
     known |= {"--nproc-per-node", "--max-restarts", "--index-url", "--pairs"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text("utf-8"))) <= known

@@ -16,7 +16,8 @@ from ..evaluation import code_statistics, feature_groups
 from ..ids.publishing import labels_beside, rows_in, which_keys, write_outputs
 from ..ids.shards import Shard, merge_shards, save_shard
 from ..ids.uniqueness import ranked_last_codes, unique_ids
-from ..inference import batch_inference, model_identity
+from ..identity import as_record, of_items, of_model
+from ..inference import batch_inference
 from ..items.tables import TableRows
 from ..programs import export_program
 from ..progress import shown
@@ -34,9 +35,9 @@ from ..report.words import sizes_in_words
 from .console import say, say_lines
 from ..storage.sets import together
 from ..storage.words import counted
-from .infer_options import DEFAULT_OUTPUT
+from .options import DEFAULT_OUTPUT
 from .infer_plan import code_sizes, prepare
-from .recorded import of_items, pieces_of, require_as_published, require_new
+from .recorded import add_piece, pieces_of, require_as_published, require_new
 from .verify import run_verify
 
 __all__ = ["prepare", "run"]
@@ -127,7 +128,7 @@ def encoded(job) -> np.ndarray:
         return merge_shards(job.parts, job.arguments.output or DEFAULT_OUTPUT, job.model, table)
     say(f"Encoding {job.items.description}, on {job.device}")
     if distributed.world_size() > 1:
-        distributed.require_same({"the features": table.checksum(), "the model": model_identity(job.model)})
+        distributed.require_same({**of_items(table), **of_model(job.model)})
     part = job.shard or Shard(distributed.rank() + 1, distributed.world_size())
     rows = part.rows(len(table))
     chunks = shown(list(chunked(rows, job.arguments.batch_size)), "encoding",
@@ -207,11 +208,11 @@ def arrivals(job, codes) -> list:
 def made_by(job) -> dict:
     """What made the new IDs, for the manifest."""
     table = job.items.dataset.table
+    record = as_record("manifest", {**of_model(job.model), "features": table.checksum()})
     found = {
         "made by": f"rqvae {__version__}, torch {torch.__version__}",
-        "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), **model_identity(job.model)},
-        "features": {"checksum": table.checksum(), "items": len(table), "places": job.items.places,
-                     "folder": os.getcwd()},
+        "checkpoint": {"path": os.path.abspath(job.arguments.ckpt), **record["checkpoint"]},
+        "features": {**record["features"], "items": len(table), "places": job.items.places, "folder": os.getcwd()},
         "unique": job.method,
     }
     new = np.arange(len(table))
@@ -219,7 +220,7 @@ def made_by(job) -> dict:
         new = np.flatnonzero(job.published_rows < 0)
         if len(new) < len(table):
             found["rows"] = new.tolist()                # of the features, that were new
-    found["features"]["of items"] = of_items(table, new, pieces_of(job.parent),
+    found["features"]["of items"] = add_piece(table, new, pieces_of(job.parent),
                                              len(job.published.codes) if job.published else 0)
     return found
 

@@ -17,7 +17,8 @@ from ..ids.imports import import_semantic_ids
 from ..ids.publishing import (NUMBERED, OWN, check_labels, check_levels, load_published, plan_outputs, published_method,
                               published_rows, refuse_existing, rows_in)
 from ..ids.shards import Shard, find_shards, parse_shard
-from ..inference import model_identity, resolve_device
+from ..identity import differences, recorded
+from ..inference import resolve_device
 from ..items.checksums import form_of
 from ..items.interactions import Interactions
 from ..recipe.comparison import compare_ids
@@ -33,8 +34,8 @@ from ..storage.model_folders import CONFIG_NAME, FOLDER_NAMES
 from ..storage.peers import UnknownPeer
 from ..storage.sets import is_expected
 from ..storage.words import warn
-from .infer_options import DEFAULT_OUTPUT, check_together
 from .item_options import INTERACTIONS, OPTIONS
+from .options import DEFAULT_OUTPUT, check_together
 from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
 from .sources import (Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named,
@@ -105,7 +106,7 @@ def prepare(arguments) -> Job:
         check_writable(Path(arguments.export).parent)
     model, run_of = load_model(arguments.ckpt)
     job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt,
-                       ancestors=(run_of.get("notes") or {}).get("ancestors") or ())
+                       ancestors=recorded("checkpoint", run_of).get("ancestors") or ())
     job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))
     if arguments.verify:
         return job._replace(verify=prepare_verify(arguments, model, arguments.ckpt, job.device))
@@ -128,15 +129,14 @@ def prepare(arguments) -> Job:
     names = load_names(arguments.names, len(table)) if arguments.names else items.dataset.names
     with noted_by(arguments.ckpt):
         split = trained_and_held_out(run_of, table) if arguments.report is not None else None
-    noted = notes.get("features_checksum")
-    job = job._replace(items=items, names=names,
-                       new=not job.shard and noted is not None and not table.has_checksum(noted),
+    then = {"features": recorded("checkpoint", run_of).get("features")}
+    job = job._replace(items=items, names=names, new=not job.shard and bool(differences(then, table=table)),
                        split=split,
                        pairs=load_pairs(arguments.pairs, len(table)) if arguments.pairs else None,
                        interactions=items.interactions if arguments.report is not None and items.interactions else
                        find_interactions(arguments, len(table), table.item_ids, items.places))
     if arguments.against:
-        against, made = load_published(arguments.against, code_sizes(model), model_identity(model), arguments.ckpt,
+        against, made = load_published(arguments.against, code_sizes(model), model, arguments.ckpt,
                                        job.ancestors)
         job = job._replace(against=against, against_made=made)
     named = {name: getattr(arguments, name) for name in ("names", "pairs", "against", "config")}
@@ -178,7 +178,7 @@ def prepare_unique(job) -> Job:
     arguments, sizes, count = job.arguments, code_sizes(job.model), len(job.items.dataset)
     method = arguments.unique or ("optimal" if wants_unique(job) else "none")
     if arguments.append_to:
-        published, manifest = load_published(arguments.append_to, sizes, model_identity(job.model), arguments.ckpt,
+        published, manifest = load_published(arguments.append_to, sizes, job.model, arguments.ckpt,
                                              job.ancestors)
         job = job._replace(parent=manifest or len(published.codes))
         others = gone_on_from(arguments.append_to, manifest,

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from .. import recipe
+from ..codes import codes_checksum
 from ..ids.publishing import load_published, rows_in
-from ..inference import batch_inference, model_identity
+from ..identity import of_model, recorded
+from ..inference import batch_inference
 from ..items.batches import FeatureLoader, split_rows
 from ..model import RqVae
 from ..recipe.assignment import BalancedAssignment
@@ -52,9 +54,8 @@ def prepare_keeping(start, keep, table, given, device="cpu"):
     sizes = [len(codebook) for codebook in model.quantizer.codebooks]
     if len(sizes) < 2:
         raise ValueError(f"{start} has one level; --keep needs two or more, which leave room for new items")
-    known = ((loaded.get("rqvae") or {}).get("notes") or {}).get("ancestors") or ()
-    made = model_identity(model)
-    published, manifest = load_published(keep, sizes, made, start, known)
+    known = recorded("checkpoint", loaded.get("rqvae")).get("ancestors") or ()
+    published, manifest = load_published(keep, sizes, model, start, known)
     rows = _rows_of(published, keep, table)
     here = torch.from_numpy(np.flatnonzero(rows >= 0))
     require_as_published(published, manifest, table, rows, keep, lambda: batch_inference(
@@ -63,8 +64,13 @@ def prepare_keeping(start, keep, table, given, device="cpu"):
     codes[here] = torch.from_numpy(published.codes[rows[here], :len(sizes)])
     extra = loaded.get("rqvae") or {}
     highest = max((row.get("lr", 0) for row in extra.get("history") or ()), default=0) or model.learning_rate
-    ancestors = [*known, made["weights"]]
+    ancestors = [*known, of_model(model)["weights"]]
     return model, Kept(codes, ancestors, LEARNING_RATE * highest)
+
+
+def made_of(kept) -> dict:
+    """What tells the run from one that holds items to other IDs; nothing where none are held."""
+    return {"published IDs": codes_checksum(kept.codes), "ancestors": kept.ancestors} if kept else {}
 
 
 def _rows_of(published, keep, table):

@@ -49,8 +49,8 @@ def infer(argv=None, *, program="rqvae") -> int:
 
 
 def _command(verb, argv, program):
-    from . import infer_options, train_options
-    parsers = {"train": train_options.build_parser(program), "infer": infer_options.build_parser(program)}
+    from .options import infer_parser, train_parser
+    parsers = {"train": train_parser(program), "infer": infer_parser(program)}
     parser = parsers.pop(verb)
     parser.other, = parsers.values()
     return run_command(parser, lambda: _loaded(verb), argv)

@@ -3,29 +3,16 @@
 Shapes:  N items   M items published   m of them that are here   L levels
 """
 
-import os
-
 import numpy as np
 
-from ..codes import codes_checksum
 from ..collisions import id_keys
-from ..ids.generations import file_checksum
+from ..identity import differences, recorded
 from ..items.blending import BlendedTable
-from ..items.checksums import FORMS, form_of
+from ..items.checksums import form_of
 from ..report.inputs import trained_and_held_out
-from ..storage.checkpoint import CheckpointError, load_checkpoint
-from ..storage.item_ids import ids_checksum
 from ..storage.words import warn
-from .item_options import INTERACTIONS, OPTIONS
 
 FEW = 8                 # items, of which chance says nothing
-
-
-def identity(table) -> dict:
-    """What tells these items from any others: of their numbers, and of their item IDs, in this order; and where we
-    are."""
-    return {"features_checksum": table.checksum(), "item_ids_checksum": ids_checksum(table.item_ids),
-            "folder": os.getcwd()}
 
 
 def require_columns(model, table, where) -> None:
@@ -51,42 +38,19 @@ def require_the_same(run_of, table, checkpoint, item_ids=None) -> None:
     Raises:
         ValueError: numbers, rows, their order or the item IDs are others.
     """
-    notes = run_of.get("notes") or {}
-    if "features_checksum" in notes:
-        same = table.has_checksum(notes["features_checksum"])
-    elif run_of.get("fingerprint") is None:
-        return
-    else:
-        same = trained_and_held_out(run_of, table) is not None
-    what = "features"
-    if same and item_ids is None:
-        what, same = "item IDs", same_item_ids(notes, table)
-    if not same:
-        raise ValueError(f"{table.source} does not hold the {what} any more that {checkpoint} was trained on (rows "
-                         "were changed, added, removed or put in another order); name it by --data to encode what it "
-                         "holds now, or put the old file back")
+    then = recorded("checkpoint", run_of)
+    if item_ids is not None:
+        then.pop("item IDs", None)
+    differ = differences(then, table=table)
+    if "features" not in then and run_of.get("fingerprint") is not None:       # of 1.0, in one with order and split
+        differ = [] if trained_and_held_out(run_of, table) is not None else ["features"]
+    if differ:
+        raise ValueError(f"{table.source} does not hold the {differ[0]} any more that {checkpoint} was trained on "
+                         "(rows were changed, added, removed or put in another order); name it by --data to encode "
+                         "what it holds now, or put the old file back")
 
 
-def same_item_ids(notes, table) -> bool:
-    """Whether a table has the item IDs that a checkpoint notes; true where it notes none."""
-    return notes.get("item_ids_checksum") in (None, ids_checksum(table.item_ids))
-
-
-def require_own_best(path, loaded) -> None:
-    """Refuse a best.ckpt of another run beside the checkpoint that is resumed: it would be taken for this one's."""
-    best = path.with_name("best.ckpt")
-    try:
-        other = load_checkpoint(best).get("rqvae") or {} if best != path else {}
-    except (CheckpointError, OSError):
-        return                              # a damaged one is replaced
-    own = loaded.get("rqvae") or {}
-    rows = [[{**row, "seconds": 0} for row in run_of.get("history") or ()][:1] for run_of in (own, other)]
-    if other and own and (other.get("fingerprint") != own.get("fingerprint") or all(rows) and rows[0] != rows[1]):
-        raise ValueError(f"{best} is not of the run of {path}; put the right one back, or remove it: "
-                         "the best epoch from here on takes its place")
-
-
-def of_items(table, rows, before=(), first=0) -> list:
+def add_piece(table, rows, before=(), first=0) -> list:
     """What a manifest notes of the features of its items, in their published order.
 
     It is [first, stop, checksum] of each piece.
@@ -97,12 +61,14 @@ def of_items(table, rows, before=(), first=0) -> list:
         before: the pieces of the generation that this one goes on from.
         first: how many items that has.
     """
-    checksum = _checksum(table, rows)
-    return [*before, *([[first, first + len(rows), checksum]] if checksum and len(rows) else [])]
+    if isinstance(table, BlendedTable) or not len(rows):        # features that other rows have a part in
+        return [*before]
+    checksum = table.checksum(None if np.array_equal(rows, np.arange(len(table))) else rows)
+    return [*before, [first, first + len(rows), checksum]]
 
 
 def pieces_of(manifest) -> list:
-    """`of_items` of a manifest; of one of 1.2 and before those of a first generation."""
+    """Those of a manifest, see `add_piece`; of one of 1.2 and before those of a first generation."""
     manifest = manifest if isinstance(manifest, dict) else {}
     made = manifest.get("features") or {}
     count, whole = manifest.get("items"), [[0, manifest.get("items"), made.get("checksum")]]
@@ -129,7 +95,7 @@ def as_published(manifest, table, published_rows):
         rows = places[first:stop]
         if len(rows) != stop - first or (rows < 0).any():
             continue
-        if _checksum(table, rows, form_of(checksum)) != checksum:
+        if differences({"features": checksum}, table=table, rows=rows):
             return False
         known[first:stop] = True
     return True if known[places >= 0].all() else None
@@ -200,21 +166,3 @@ def require_new(published, table, where, own) -> None:
     if len(kinds) > FEW and share > 0.8:
         warn(f"the new items of {table.source} lie where {share:.0%} of those in {where} do; if they are the same "
              "items under other item IDs, these are published twice")
-
-
-def seen(job) -> dict:
-    """What all processes that train together have to have alike; paths are each machine's own."""
-    kept, table = job.kept, job.items.dataset.table
-    found = {"the features": table.checksum(), "the item IDs": ids_checksum(table.item_ids),
-             "the checkpoint to resume": job.resume_from and file_checksum(job.resume_from),
-             "the IDs to keep, and their model": kept and [*kept.ancestors, codes_checksum(kept.codes)]}
-    options = {**job.settings, "compile": job.how["compile"]}
-    return {**found, **{"--" + name.replace("_", "-"): value for name, value in options.items()
-                        if name not in (*OPTIONS, *INTERACTIONS, "from_", "keep")}}
-
-
-def _checksum(table, rows, form=FORMS[0]):
-    """The checksum of the rows (n,) of a table in this order; None for features that other rows have a part in."""
-    if isinstance(table, BlendedTable):
-        return None
-    return table.checksum(None if np.array_equal(rows, np.arange(len(table))) else rows, form=form)

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import io
-import json
 import math
 import os
 import signal
@@ -13,8 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import distributed, recipe
-from ..codes import codes_checksum
+from .. import distributed, identity, recipe
 from ..collisions import collision_report
 from ..evaluation import code_statistics, evaluate_reconstruction, feature_groups, part_errors
 from ..inference import batch_inference, resolve_device
@@ -24,19 +22,19 @@ from ..progress import event_writer_class, shown
 from ..recipe.scaling import unusual
 from ..report.assessment import one_of_each, unsettled
 from ..report.text import collapse_advice, summary
-from ..storage.checkpoint import CheckpointError, epochs_done, load_checkpoint, require_training_state
-from ..storage.files import check_writable, mend, remove_stale_temporaries, set_aside
+from ..storage.checkpoint import CheckpointError, epochs_done, load_checkpoint
+from ..storage.files import check_writable, mend, set_aside
 from ..storage.locks import locked
-from ..storage.words import counted, nearest_names, warn
+from ..storage.words import counted, warn
 from ..training import CHECKPOINTS, METRICS, TrainingInterrupted, fit
 from .console import StopSignals, command, say, say_lines
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
-from .keep import Kept, hold, name_codes, prepare_keeping, split
+from .keep import Kept, hold, made_of, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
-from .recorded import identity, require_own_best, same_item_ids, seen
+from .options import DEFAULT_FOLDER, DEFAULTS
+from .runs import find_run, is_of_this_launch, refuse_to_overwrite, refuse_what_is_no_file, seen
 from .sources import Items, as_recorded, open_named
 from .threads import training_threads
-from .train_options import DEFAULT_FOLDER, DEFAULTS
 
 # What each preset departs from the documented model and training in.
 PRESETS = {
@@ -83,11 +81,12 @@ def prepare(arguments) -> Job:
     mend(folder, CHECKPOINTS)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off
         arguments.overwrite = True
-        if arguments.resume is None and any(launch_of(folder / name) == distributed.launch() for name in CHECKPOINTS):
+        if arguments.resume is None and any(is_of_this_launch(folder / name) for name in CHECKPOINTS):
             arguments.resume = ""
     resume_from, recorded, notes = None, {}, {}
     if arguments.resume is not None:
-        resume_from, recorded, notes = find_run(arguments.resume, folder)
+        resume_from, loaded = find_run(arguments.resume, folder)
+        recorded, notes = options_of(loaded, resume_from), (loaded.get("rqvae") or {}).get("notes") or {}
         if arguments.checkpoint_dir != DEFAULT_FOLDER \
                 and not (folder.exists() and os.path.samefile(resume_from.parent, folder)):
             raise ValueError(f"--checkpoint-dir is {folder}, but a run that is resumed goes on where it is, in "
@@ -111,7 +110,8 @@ def prepare(arguments) -> Job:
                        may_load=resume_from is None or bool(arguments.encoder or arguments.texts or arguments.p5))
     table = items.dataset.table
     table.check()
-    if not same_item_ids(notes, table):
+    then = identity.recorded("checkpoint", {"notes": notes})
+    if identity.differences({"item IDs": then.get("item IDs")}, table=table):
         raise ValueError(f"{table.source} has other item IDs than {resume_from} was begun with (renamed, or in another "
                          "order); put those back, or start a new run in another --checkpoint-dir")
     if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
@@ -129,8 +129,7 @@ def prepare(arguments) -> Job:
             settings["epochs"] *= KEEPING_EPOCHS
         if arguments.learning_rate:
             kept = kept._replace(learning_rate=arguments.learning_rate)
-        if notes.get("ancestors", kept.ancestors) != kept.ancestors or \
-                notes.get("kept_checksum", codes_checksum(kept.codes)) != codes_checksum(kept.codes):
+        if identity.differences(then, made_of(kept)):
             raise ValueError(f"{settings['from_']} and {settings['keep']} are not what {resume_from} was begun with, "
                              "but hold items to other IDs; put the old ones back, or start a new run in another "
                              "--checkpoint-dir")
@@ -141,6 +140,17 @@ def prepare(arguments) -> Job:
            "progress": not arguments.quiet}
     return Job(items, model, settings, device, how, folder, resume_from, settings["tf32"] and device.type == "cuda",
                arguments.program, kept, arguments.overwrite)
+
+
+def options_of(loaded, path) -> dict:
+    """Option -> value, as the run that wrote the checkpoint at `path` recorded it."""
+    notes = (loaded.get("rqvae") or {}).get("notes") or {}
+    if notes.get("preset", DEFAULTS["preset"]) not in PRESETS:
+        raise CheckpointError(f"{path}: its preset is {notes['preset']!r}, which is none of {', '.join(PRESETS)}; "
+                              "name one by --preset, or start a new run")
+    model = {name: value for name, value in loaded["hyper_parameters"].items() if name in MODEL_OPTIONS}
+    found = {**notes, **MODEL_OPTIONS, **model}         # an older one does not have all
+    return {name: value for name, value in found.items() if name in RECORDED and value is not None}
 
 
 def of_parts(table, settings) -> dict:
@@ -232,78 +242,6 @@ def by_rule(table, settings) -> dict:
             "latent_dim": recipe.model_options(width)["latent_dim"]}
 
 
-def find_run(path, folder):
-    """The checkpoint to go on from, the options that its run recorded, and all that it noted.
-
-    Without a path it is the newest in the folder that can be read, and a damaged one is named.
-    """
-    candidates = [Path(path)] if path else [folder / "last.ckpt", folder / "best.ckpt"]
-    if not path and not any(candidate.exists() for candidate in candidates):
-        aside = [f"{folder / f'earlier-{name}'} as {name}"
-                 for name in reversed(CHECKPOINTS) if (folder / f"earlier-{name}").exists()]
-        hint = (", which was to be replaced by a run that was killed; to go on with the old one, "
-                f"rename {' and '.join(aside)}") if aside \
-            else "" if folder.exists() else nearest_names(folder)
-        raise FileNotFoundError(f"there is no run to resume in {folder}{hint}; "
-                                "name its --checkpoint-dir, or start a new run without --resume")
-    for candidate in candidates:
-        try:
-            loaded = load_checkpoint(candidate)
-            notes = loaded.get("rqvae", {}).get("notes") or {}
-            if notes.get("epochs") == 0:
-                raise ValueError(f"{candidate} is a starting point, of a run of no epochs; "
-                                 "begin a run with --overwrite instead of --resume")
-            require_training_state(loaded, candidate)
-        except (CheckpointError, FileNotFoundError) as error:
-            if candidate is candidates[-1]:
-                raise
-            warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
-        else:
-            if notes.get("preset", DEFAULTS["preset"]) not in PRESETS:
-                raise CheckpointError(f"{candidate}: its preset is {notes['preset']!r}, which is none of "
-                                      f"{', '.join(PRESETS)}; name one by --preset, or start a new run")
-            recorded = {**notes, **MODEL_OPTIONS, **{name: value for name, value in loaded["hyper_parameters"].items()
-                                                     if name in MODEL_OPTIONS}}     # an older one does not have all
-            require_own_best(candidate, loaded)
-            return candidate, {name: value for name, value in recorded.items()
-                               if name in RECORDED and value is not None}, notes
-
-
-def launch_of(path):
-    """Which launch of torchrun wrote a checkpoint, or None; one that cannot be read is of nobody."""
-    try:
-        return (load_checkpoint(path).get("rqvae") or {}).get("notes", {}).get("launch")
-    except (CheckpointError, OSError):
-        return None
-
-
-def refuse_what_is_no_file(folder) -> None:
-    """Of what a run writes; a link is followed from a checkpoint, but not from the lines that are added to."""
-    for path in (folder / name for name in (*CHECKPOINTS, METRICS)):
-        if path.exists() and not path.is_file() or path.suffix == ".jsonl" and path.is_symlink():
-            raise FileExistsError(f"{path} is a {'link' if path.is_symlink() else 'folder, a device or a pipe'}, "
-                                  "where the run is to write; remove it, or choose another --checkpoint-dir")
-
-
-def refuse_to_overwrite(folder) -> None:
-    remove_stale_temporaries(folder)
-    there = [name for name in reversed(CHECKPOINTS) if (folder / name).exists()]
-    if not there and (folder / METRICS).exists() and not _is_of_a_first_epoch(folder / METRICS):
-        there = [METRICS]
-    if there:
-        raise ValueError(f"{folder} already holds {' and '.join(there)} of an earlier run; go on with it by --resume, "
-                         "replace it by --overwrite, or choose another --checkpoint-dir")
-
-
-def _is_of_a_first_epoch(path) -> bool:
-    """Whether a run was killed after its first epoch had this line, and before it had a checkpoint: nothing is lost."""
-    try:
-        row = json.loads(path.read_bytes() or b'{"epoch": 0}') if path.stat().st_size < 2**16 else None
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and row.get("epoch") == 0
-
-
 def run(job) -> int:
     """Train, alone or as one of several processes, and say what came of it."""
     only_ours = contextlib.nullcontext() if distributed.launched_rank() else locked(job.checkpoint_dir)
@@ -335,8 +273,7 @@ def train(job, stop):
     noted = {}
     if job.kept:
         train_rows, val_rows = split(job.kept, settings["val_fraction"], settings["seed"])
-        noted = {"held_out": val_rows.tolist(), "ancestors": job.kept.ancestors,
-                 "kept_checksum": codes_checksum(job.kept.codes)}
+        noted = {"held_out": val_rows.tolist()}
         kept = int((job.kept.codes[:, 0] >= 0).sum())
         say(f"Going on from {settings['from_']}; {counted(kept, 'item')} held to the IDs that {settings['keep']} gives")
     else:
@@ -367,6 +304,8 @@ def train(job, stop):
             options["optimizers"] = recipe.configure_optimizers(job.model, steps, fine=fine, closed=closed)
             train_loader = recipe.training(job.model, train_loader, settings["epochs"], settings["seed"], fine=fine,
                                            closed=closed, progress=bars)
+    record = identity.as_record("checkpoint", {**identity.of_items(table), **made_of(job.kept),
+                                               "launch": distributed.launch()})
     if job.tf32:
         torch.set_float32_matmul_precision("high")
     try:
@@ -374,7 +313,7 @@ def train(job, stop):
             return fit(
                 job.model, train_loader, val_loader, max_epochs=settings["epochs"], device=job.device,
                 checkpoint_dir=job.checkpoint_dir, resume_from=job.resume_from, stop=stop,
-                notes={**settings, **job.items.places, **identity(table), **noted, "launch": distributed.launch()},
+                notes={**settings, **job.items.places, **noted, "folder": os.getcwd(), **record["notes"]},
                 **job.how, **options,
             )
     except TrainingInterrupted as interrupted:

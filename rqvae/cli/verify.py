@@ -10,7 +10,8 @@ from ..ids.generations import check_checkpoint, manifest_path, verified_manifest
 from ..ids.imports import import_semantic_ids
 from ..ids.publishing import NUMBERED
 from ..ids.uniqueness import unique_ids
-from ..inference import batch_inference, model_identity
+from ..identity import compared, recorded
+from ..inference import batch_inference
 from ..items.batches import FeatureLoader
 from ..items.tables import TableRows
 from ..storage.words import counted, nearest_names
@@ -34,7 +35,7 @@ def prepare_verify(arguments, model, checkpoint, device):
     if manifest is None:
         raise ValueError(f"{path} has no {manifest_path(path).name}, so it does not say what made it; "
                          "only what infer wrote from 1.1 on can be verified")
-    check_checkpoint(manifest, path, model_identity(model), checkpoint)
+    check_checkpoint(manifest, path, model, checkpoint)
     noted = manifest.get("features") or {}
     places = noted.get("places") or {}
     given = {name: getattr(arguments, name) for name in (*OPTIONS, *INTERACTIONS)}
@@ -43,7 +44,7 @@ def prepare_verify(arguments, model, checkpoint, device):
     with noted_by(path):
         table = open_named(given, blended=places.get("blended"), device=device).dataset.table
     table.check()
-    if not table.has_checksum(noted.get("checksum")):
+    if not compared(recorded("manifest", manifest), table=table).get("features"):
         raise ValueError(f"{table.source} does not hold the features that {path} was made from (numbers, rows or their "
                          "order are others); name those by --data")
     ids = import_semantic_ids(path, manifest["format"] if manifest["format"] in NUMBERED else None)

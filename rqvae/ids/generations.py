@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..identity import differences, of_model, recorded, unlike
 from ..storage.files import followed, write_atomically
 from ..storage.item_ids import as_integers, kind_of
 from ..storage.sets import unnamed
@@ -169,30 +170,33 @@ def with_kinds(ids, manifest):
     return ids
 
 
-def check_checkpoint(manifest, path, identity, checkpoint, ancestors=()) -> None:
+def check_checkpoint(manifest, path, model, checkpoint, ancestors=()) -> None:
     """Refuse to go on from a generation with a model that its IDs mean nothing to.
 
     Args:
         manifest: of the generation, or None.
         path: of its file, for messages.
-        identity: of the model, see `inference.model_identity`.
+        model: the `RqVae`.
         checkpoint: its file or folder, for messages.
         ancestors: checksums of those that it was trained on from, holding what they had published.
 
     Raises:
         ValueError: it is another model.
     """
-    made = (manifest or {}).get("checkpoint") or {}
-    weights = made.get("weights", identity["weights"])
-    if weights != identity["weights"] and weights not in ancestors:
-        raise ValueError(f"{path} was made by other weights ({str(weights)[:8]}..., {made.get('path')}) than those of "
-                         f"{checkpoint} ({identity['weights'][:8]}...), and nothing says that these were trained on "
-                         "from them: their codes mean others; name that checkpoint, or train with --from and --keep")
-    for name, value in (made.get("options") or {}).items():         # 1.2 and before recorded none
-        if identity["options"].get(name, value) != value:
-            raise ValueError(f"{checkpoint} has the {name} {brief(identity['options'][name], 40)}, but {path} was made "
-                             f"by a model whose {name} was {brief(value, 40)}: the same weights give other codes, so "
-                             f"one of the two was edited or damaged; restore it, or name {made.get('path')}")
+    then, made_by = recorded("manifest", manifest), (manifest or {}).get("checkpoint") or {}
+    differ = differences(then, model=model, ancestors=ancestors)
+    if "weights" in differ:
+        weights = str(then["weights"])
+        raise ValueError(f"{path} was made by other weights ({weights[:8]}..., {made_by.get('path')}) than those of "
+                         f"{checkpoint} ({of_model(model)['weights'][:8]}...), and nothing says that these were "
+                         "trained on from them: their codes mean others; name that checkpoint, or train with --from "
+                         "and --keep")
+    if "options" in differ:
+        now = of_model(model)["options"]
+        name = unlike(then["options"], now)[0]
+        raise ValueError(f"{checkpoint} has the {name} {brief(now[name], 40)}, but {path} was made by a model whose "
+                         f"{name} was {brief(then['options'][name], 40)}: the same weights give other codes, so one of "
+                         f"the two was edited or damaged; restore it, or name {made_by.get('path')}")
 
 
 def file_checksum(path) -> str:

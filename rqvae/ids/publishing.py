@@ -187,13 +187,13 @@ def write_outputs(outputs, codes, num_embeddings, *, item_ids=None, names=None, 
     return [path for files in groups for path in files]
 
 
-def load_published(path, num_embeddings, made=None, checkpoint=None, ancestors=()) -> tuple:
+def load_published(path, num_embeddings, model=None, checkpoint=None, ancestors=()) -> tuple:
     """IDs that are in use already, codes (M, L), or (M, L+1) with a suffix; and their manifest, or None.
 
     Args:
         path: the file.
         num_embeddings: K of each level of the model that goes on from them.
-        made, checkpoint, ancestors: which model that is, see `generations.check_checkpoint`; None for whichever.
+        model, checkpoint, ancestors: which model that is, see `generations.check_checkpoint`; None for whichever.
 
     Raises:
         ValueError: they cannot be of a tokenizer with these codes, are not what their manifest says, or are another
@@ -207,8 +207,8 @@ def load_published(path, num_embeddings, made=None, checkpoint=None, ancestors=(
                          "suffix; name the checkpoint that it was made with")
     check_range(published.codes[:, :levels], num_embeddings, f"{path}: codes")
     _check_shared(published, levels, path, known=manifest is not None)
-    if made is not None:
-        check_checkpoint(manifest, path, made, checkpoint, ancestors)
+    if model is not None:
+        check_checkpoint(manifest, path, model, checkpoint, ancestors)
     return published, manifest
 
 

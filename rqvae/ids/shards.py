@@ -16,17 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..codes import codes_checksum
-from ..inference import ROWS_PER_CHUNK, model_identity
+from ..identity import RECORDS, as_record, differences, of_items, of_model, recorded
+from ..inference import ROWS_PER_CHUNK
 from ..storage.files import write_atomically
-from ..storage.item_ids import ids_checksum
 from ..storage.sets import together
 from ..storage.words import counted
 from .files import load_semantic_ids, save_semantic_ids
 
-# What a part has beside it, and what is said where that differs.
-_RECORD = {"model": "another checkpoint", "options": "another architecture", "rows": "other row numbers",
-           "features": "other features", "item_ids": "other item IDs",
-           "codes": "other codes than were written there"}
 _RECORD_LIMIT = 2**16           # bytes
 
 
@@ -98,7 +94,8 @@ def save_shard(shard, output, codes, model, features, overwrite=False) -> Path:
         FileExistsError: one of both exists, and `overwrite` is off.
     """
     path = shard.path(output)
-    record = json.dumps(_made_of(shard, codes, model, features), indent=1).encode()
+    made = {**of_model(model), **of_items(features, shard.rows(len(features))), **_own(shard, codes, features)}
+    record = json.dumps(as_record("part", made), indent=1).encode()
     with together():
         write_atomically(path.with_suffix(".json"), lambda file: file.write(record), replace=overwrite)
         save_semantic_ids(codes, path, overwrite=overwrite)
@@ -122,29 +119,25 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
         path = shard.path(output)
         codes, record = load_semantic_ids(path).codes, path.with_suffix(".json")
         try:
-            found = json.loads(record.read_bytes()[:_RECORD_LIMIT]) if record.is_file() else {}
+            found = json.loads(record.read_bytes()[:_RECORD_LIMIT]) if record.is_file() else None
         except (ValueError, RecursionError):
-            found = {}
-        expected, known = _made_of(shard, codes, model, features), dict(found) if isinstance(found, dict) else {}
-        if features.has_checksum(known.get("features"), shard.rows(len(features))):
-            expected["features"] = known["features"]            # as 1.1 made it, or as now
-        if isinstance(known.get("options"), dict):              # 1.2 and before recorded all
-            known["options"] = {name: known["options"].get(name) for name in expected["options"]}
-        if None in (known.get("item_ids"), expected["item_ids"]):
-            known["item_ids"] = expected["item_ids"]            # recorded from 1.3 on, where there are any
-        differ = [words for name, words in _RECORD.items() if known.get(name) != expected[name]]
-        if differ:
-            what = f"is of {' and '.join(differ)}" if found else f"has no {record.name} that says what made it"
+            found = None
+        then = recorded("part", found)
+        silent = RECORDS["part"].keys() - then.keys() - {"item IDs"}        # which not all items have
+        differ = differences(then, _own(shard, codes, features), model=model, table=features,
+                             rows=shard.rows(len(features)))
+        if silent or differ:
+            what = f"is of other {' and other '.join(differ)}" if differ else \
+                f"has no {record.name} that says what made it"
             raise ValueError(f"{path} {what}; make it again by --shard {shard.index}/{shard.count} --overwrite")
         parts.append(codes)
     return np.concatenate(parts)
 
 
-def _made_of(shard, codes, model, features):
-    rows, made = shard.rows(len(features)), model_identity(model)
-    return {"model": made["weights"], "options": made["options"], "rows": [rows.start, rows.stop, len(features)],
-            "features": features.checksum(rows), "item_ids": ids_checksum(features.item_ids),
-            "codes": codes_checksum(codes)}
+def _own(shard, codes, features):
+    """What tells a part from others of the same model and items."""
+    rows = shard.rows(len(features))
+    return {"rows": [rows.start, rows.stop, len(features)], "codes": codes_checksum(codes)}
 
 
 def _stem(output, suffix):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..ids.files import SemanticIds, item_numbers_beside, load_semantic_ids
+from ..identity import compared, recorded
 from ..items.batches import FeatureLoader, split_rows
 from ..items.interactions import read_pairs
 from ..items.readers import require_file
@@ -103,7 +104,7 @@ def trained_and_held_out(extra, table):
     loader = FeatureLoader(table, notes["batch_size"], shuffle=True, seed=notes["seed"], rows=train_rows)
     # Content, rows and order at once; what else a run does to its batches stands behind it.
     then = str(extra.get("fingerprint")).split(" ")[0]
-    same = then == loader.fingerprint() or then in loader.earlier_fingerprints()
+    same = compared(recorded("checkpoint", {"fingerprint": then}), loader=loader)["batches"]
     return (train_rows, val_rows) if same else None
 
 

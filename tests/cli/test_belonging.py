@@ -6,7 +6,9 @@ copies it, changes one thing, and runs one command.
 
 import json
 import os
+import re
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,9 +18,10 @@ import pytest
 import infer
 import train
 from samples import clustered
-from rqvae import load_semantic_ids
+from rqvae import identity, load_semantic_ids
 from rqvae.storage.checkpoint import load_checkpoint, save_checkpoint
 
+ROOT = Path(__file__).parents[2]
 ITEMS, NEW = 1100, 40
 SIZES = ["--num-embeddings", "16", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "128", "--epochs", "2"]
 NAMED = ["--data", "items.npy", "--item-ids", "ids.txt"]
@@ -334,12 +337,12 @@ CASES = {
     "own IDs and others": (lambda: (as_parquet(), swapped_ids()), infer, ["--data", "items.parquet", "--item-ids", "ids.txt",
                            "--output", "out.json"], 2, "has its own item IDs, and ids.txt has the same in another order: row 3"),
     # the checkpoint
-    "merge another run": (None, infer, [*MERGE, "--ckpt", "other/best.ckpt"], 2, "is of another checkpoint"),
+    "merge another run": (None, infer, [*MERGE, "--ckpt", "other/best.ckpt"], 2, "is of other weights"),
     "verify another run": (None, infer, [*VERIFY, "--ckpt", "other/best.ckpt"], 2, "pub.json was made by other weights"),
     "append another run": (None, infer, ["--ckpt", "other/best.ckpt", *APPEND, "pub.json"], 2, "pub.json was made by other weights"),
     "keep another run": (None, train, [*KEEP, "--from", "other/best.ckpt"], 2, "pub.json was made by other weights"),
     "against another run": (None, infer, [*NAMED, "--report", "--against", "other.json"], 2, "other.json was made by other weights"),
-    "merge activation": (another_activation, infer, MERGE, 2, "is of another architecture"),
+    "merge activation": (another_activation, infer, MERGE, 2, "is of other options"),
     "verify activation": (another_activation, infer, VERIFY, 2, "by a model whose activation was"),
     "append activation": (another_activation, infer, [*APPEND, "pub.json"], 2, "by a model whose activation was"),
     "a folder's activation": (another_activation_in_the_folder, infer, ["--ckpt", "pack", *APPEND, "pub.json"], 2,
@@ -477,6 +480,41 @@ def test_another_one_of_what_belongs_together_gives_the_right_result_or_is_said(
         published, found = (load_semantic_ids(argv[argv.index(option) + 1]) for option in ("--append-to", "--output"))
         assert np.array_equal(found.codes[:len(published.codes)], published.codes)
         assert len(found.codes) - len(np.unique(found.codes, axis=0)) == ("doubles" in name)
+
+
+COMPARE = {
+    "`infer`": (infer, ["--output", "out.json"]),
+    "`infer --data`": (infer, [*NAMED, "--output", "out.json"]),
+    "`infer --report`": (infer, ["--report"]),
+    "`infer --merge`": (infer, MERGE),
+    "`infer --verify`": (infer, VERIFY),
+    "`infer --append-to`": (infer, [*GROWN, "pub.json"]),
+    "`infer --against`": (infer, [*NAMED, "--report", "--against", "pub.json"]),
+    "`infer --ids`": (infer, ["--ids", "pub.json", "--report", *NAMED]),
+    "`train --keep`": (train, KEEP),
+    "`train --resume`, of a run with `--keep`": (train, ["--resume", "--checkpoint-dir", "grown", "--epochs", "2"]),
+    "`train --resume`": (train, RESUME),
+}
+
+
+def test_what_each_command_compares_is_what_the_documentation_says(here, monkeypatch):
+    rows = re.findall(r"^\| (`(?:infer|train).*) \| (.*) \|$", (ROOT / "docs/faults.md").read_text("utf-8"), flags=re.M)
+    said = {command: set(parts.split(", ")) for command, parts in rows if command in COMPARE}
+    assert said.keys() == COMPARE.keys()
+    asked, compared = set(), identity.compared
+
+    def watched(*arguments, **things):
+        found = compared(*arguments, **things)
+        asked.update(found)
+        return found
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("rqvae")]:
+        if getattr(module, "compared", None) is compared:
+            monkeypatch.setattr(module, "compared", watched)
+    for command, (script, argv) in COMPARE.items():
+        asked.clear()
+        did(script, *argv, *(["--overwrite"] if argv[-1] == "out.json" else []))
+        assert asked == said[command], command
 
 
 ODD = [[], {}, 3, None, "x", [[1]], -1, 1e400, True]

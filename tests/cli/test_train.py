@@ -17,7 +17,7 @@ import infer
 import train
 from rqvae.cli.console import StopSignals
 from rqvae.cli.train import prepare
-from rqvae.cli.train_options import build_parser
+from rqvae.cli.options import train_parser
 from samples import ROOT, TINY, clustered, in_a_process
 from rqvae import RqVae
 from rqvae.items.tables import FeatureTable
@@ -100,7 +100,7 @@ def test_a_collapsed_codebook_is_said_in_words(features, capsys):
 def test_presets_choose_width_and_length(features):
     found = {}
     for preset in ("tiger", "fine", "closed"):
-        job = prepare(build_parser().parse_args(["--data", features, "--preset", preset, "--checkpoint-dir", preset]))
+        job = prepare(train_parser().parse_args(["--data", features, "--preset", preset, "--checkpoint-dir", preset]))
         found[preset] = (job.model.hyper_parameters["hidden_dim"], job.settings["epochs"])
     assert found == {"tiger": ([256], 10), "fine": ([1024], 30), "closed": ([1024], 60)}
 
@@ -183,8 +183,9 @@ def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
 CHECKSUM = FeatureTable.checksum
 
 
-@pytest.mark.parametrize("kept", [FeatureTable.sampled_fingerprint, lambda table: CHECKSUM(table, form=""),
-                                  lambda table: CHECKSUM(table, form="2:")],
+@pytest.mark.parametrize("kept", [lambda table, rows=None: table.sampled_fingerprint(),
+                                  lambda table, rows=None: CHECKSUM(table, form=""),
+                                  lambda table, rows=None: CHECKSUM(table, form="2:")],
                          ids=["a sample of its rows, as 1.0", "another checksum, as 1.1", "another one, as 1.3.0"])
 def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path, monkeypatch, capsys, kept):
     monkeypatch.chdir(tmp_path)
