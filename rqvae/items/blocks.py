@@ -112,18 +112,19 @@ class FileBlock:
         count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         raw = np.empty((count, self.shape[1]), self._stored)
         if isinstance(rows, slice) and row == self.shape[1] * column:
-            self._fill(file, raw, rows.start * row)
+            self._fill(file, _bytes(raw), rows.start * row)
             return raw
         rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         order, ordered, edges = _runs(rows, _PAGE // max(row, 1), _PIECE // self.shape[1])
         if 2 * len(edges) > len(rows) or row != self.shape[1] * column:     # hardly any two can be read at once
+            buffer, size = _bytes(raw), self.shape[1] * column
             for place, number in zip(order.tolist(), ordered.tolist()):
-                self._fill(file, raw[place], number * row)
+                self._fill(file, buffer[place * size:(place + 1) * size], number * row)
             return raw
         for places in np.split(order, edges) if len(rows) else ():
             first, last = rows[places[0]], rows[places[-1]]
             piece = np.empty((last + 1 - first, self.shape[1]), self._stored)
-            self._fill(file, piece, first * row)
+            self._fill(file, _bytes(piece), first * row)
             raw[places] = piece[rows[places] - first]
         return raw
 
@@ -137,12 +138,12 @@ class FileBlock:
             first, last = rows[places[0]], rows[places[-1]]
             piece, wanted = np.empty(last + 1 - first, self._stored), rows[places] - first
             for number, column in enumerate(columns):
-                self._fill(file, piece, first * self._strides[0] + number * self._strides[1])
+                self._fill(file, _bytes(piece), first * self._strides[0] + number * self._strides[1])
                 column[places] = piece[wanted]
         return np.ascontiguousarray(columns.T)
 
-    def _fill(self, file, numbers, position):
-        buffer, position = memoryview(numbers.reshape(-1).view(np.uint8)), self._offset + int(position)
+    def _fill(self, file, buffer, position):
+        position = self._offset + int(position)
         while buffer:
             try:
                 count = os.preadv(file, [buffer], position)
@@ -174,6 +175,11 @@ class MapBlock(FileBlock):
 
     def __reduce__(self):                                           # the address is of this process
         return partial(ArrayBlock, bfloat16=self.dtype == "bfloat16"), (self.raw(slice(0, self.shape[0])),)
+
+
+def _bytes(numbers):
+    """Those of an array that lies in one piece, to be read into."""
+    return memoryview(numbers.reshape(-1).view(np.uint8))
 
 
 def _runs(rows, near, most):
