@@ -1,4 +1,4 @@
-"""Stateless tensor math: nearest codes, gradient estimators, k-means. Knows no parameters and no files.
+"""Stateless tensor math: nearest codes, gradient estimators. Knows no parameters and no files.
 
 Shapes:  B rows   E vector width   K codes
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
-# With more codes, chunks are smaller, and k-means draws many seeds at once and balances no large tables.
-MANY_CODES = 1024
-BALANCED_NUMBERS = 2**24    # of rows times codes: Sinkhorn's iterations cost 60 exponentials for each of them
+MANY_CODES = 1024           # with more, chunks are smaller
 ROWS_PER_CHUNK = 1024       # 512 to 2048 rows keep the distances in cache: see tests/benchmarks
 _CANCELLED = 1e-3               # a squared distance below so much of the square of the code has lost half its digits
 _TINY = 1e-9                        # numbers whose squares come near the smallest that float32 has
@@ -22,7 +21,33 @@ _CANDIDATES = 8                     # codes that are looked at again, where no m
 GPU_ROWS_PER_CHUNK = 16_384     # 64 MB of distances to 1024 codes, in few launches
 
 
-def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+class Codebook(NamedTuple):
+    """Codes with what `nearest_codes` makes of them alone, see `prepared`."""
+
+    vectors: torch.Tensor               # (K, E), float32 at least
+    moved: torch.Tensor                 # (K, E) the same, near the origin
+    offset: torch.Tensor | None         # (E,)   between the two; None if they are equal
+    limits: torch.Tensor | None = None  # (K,)   distances that are unsure below it; None where nobody may look
+    largest: float = 0.0                # of the limits
+    tiny: bool = False                  # whether squares of their numbers vanish
+
+
+def prepared(codebook: torch.Tensor) -> Codebook:
+    """What does not depend on the rows: done once, it is a third of the work for small batches of narrow rows.
+
+    (K, E), which must not be written to for as long as the result is used.
+    """
+    with torch.no_grad():
+        codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
+        offset = harmful_offset(codebook)
+        moved = codebook if offset is None else codebook - offset
+        if not may_look(codebook):
+            return Codebook(codebook, moved, offset)
+        limits = (moved.square().sum(dim=1) * _CANCELLED).sqrt()
+        return Codebook(codebook, moved, offset, limits, limits.max().item(), bool(codebook.abs().max() < _TINY))
+
+
+def nearest_codes(x: torch.Tensor, codebook: torch.Tensor | Codebook, *, exact: bool = False) -> torch.Tensor:
     """Index of the codebook vector nearest to each row, ties to the lowest index.
 
     Distances are `torch.cdist`, taken in chunks of rows: memory stays bounded whatever B is. For more
@@ -31,7 +56,7 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = Fals
 
     Args:
         x: (B, E) floating point.
-        codebook: (K, E), same device. What is narrower than float32 is widened to it.
+        codebook: (K, E), same device, as it is or `prepared`. What is narrower than float32 is widened to it.
         exact: never expand the square, which takes ten times as long; for codes that are `crowded`, where no row is
             looked at again: that is done on the CPU alone, and in no program that is exported.
 
@@ -39,23 +64,19 @@ def nearest_codes(x: torch.Tensor, codebook: torch.Tensor, *, exact: bool = Fals
         (B,) int64, without gradient.
     """
     with torch.no_grad():
-        x, codebook = _precise(x, codebook)
-        asked = not _is_not_to_be_asked(x)
-        if asked and codebook.abs().max() < _TINY:
-            x, codebook = _enlarged(x, codebook)
-        offset = None if exact else harmful_offset(codebook)
-        moved = codebook if offset is None else codebook - offset
+        x, vectors = _precise(x, codebook.vectors if isinstance(codebook, Codebook) else codebook)
+        if not isinstance(codebook, Codebook) or vectors.dtype != codebook.vectors.dtype:
+            codebook = prepared(vectors)
+        if codebook.tiny:
+            x, vectors = _enlarged(x, vectors)
+            codebook = prepared(vectors)
         size = ROWS_PER_CHUNK if x.device.type == "cpu" else GPU_ROWS_PER_CHUNK
-        size = max(64, size * MANY_CODES // max(len(codebook), MANY_CODES))
-        unsure = None
-        if asked and not exact:         # distances below it, one for each code, and the largest of them
-            unsure = (moved.square().sum(dim=1) * _CANCELLED).sqrt()
-            unsure = unsure, unsure.max()
+        size = max(64, size * MANY_CODES // max(len(vectors), MANY_CODES))
         if torch.compiler.is_compiling() or len(x) <= size:     # an exported program takes any number of rows
-            return _nearest(x, codebook, moved, offset, unsure, exact)
+            return _nearest(x, codebook, exact)
         codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
         for rows, part in zip(x.split(size), codes.split(size)):
-            part.copy_(_nearest(rows, codebook, moved, offset, unsure, exact))
+            part.copy_(_nearest(rows, codebook, exact))
         return codes
 
 
@@ -66,17 +87,20 @@ def _enlarged(x, codebook):
     return x * factor, codebook * factor
 
 
-def _nearest(rows, codebook, moved, offset, unsure, exact):
+def _nearest(rows, codebook, exact):
     if exact:
-        return torch.cdist(rows, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-    every = distances(rows if offset is None else rows - offset, moved)                 # (rows, K)
+        return torch.cdist(rows, codebook.vectors, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    every = distances(rows if codebook.offset is None else rows - codebook.offset, codebook.moved)      # (rows, K)
     nearest = every.min(dim=1)                          # of equals the first, as argmin, and faster
     # Codes may lie in groups far apart: then the expanded square has cancelled whatever the mean of them all is.
-    if unsure is None or not len(rows) or not nearest.values.min() < unsure[1]:
+    if codebook.limits is None or not len(rows) or not nearest.values.min().item() < codebook.largest:
         return nearest.indices
-    lost = nearest.values < unsure[0][nearest.indices]
-    if lost.any():
-        nearest.indices[lost] = _nearest_exactly(rows[lost], codebook, every[lost], unsure[0][nearest.indices[lost]])
+    limits = codebook.limits[nearest.indices]                                           # (rows,)
+    lost = (nearest.values < limits).nonzero()[:, 0]
+    several = (every[lost] < 2 * limits[lost, None]).sum(dim=1) > 1     # else no other code can be as near
+    lost = lost[several]
+    if len(lost):
+        nearest.indices[lost] = _nearest_exactly(rows[lost], codebook.vectors, every[lost], limits[lost])
     return nearest.indices
 
 
@@ -126,7 +150,7 @@ def harmful_offset(codebook):
     some = codebook[::len(codebook) // 64 or 1]     # an offset that harms is many times the spread: few codes show it
     mean = some.mean(dim=0)
     harmful = 2 * mean.dot(mean) > some.square().sum() / len(some)
-    if _is_not_to_be_asked(codebook):
+    if not may_look(codebook):
         return torch.where(harmful, mean, 0.0)
     return mean if harmful else None
 
@@ -145,10 +169,10 @@ def crowded(codebook: torch.Tensor) -> bool:
                for part, own, limit in zip(*(values.split(ROWS_PER_CHUNK) for values in (codebook, numbers, limits))))
 
 
-def _is_not_to_be_asked(x):
-    """Whether to look at the numbers of `x` would wait for a device, stop torch.export, or be traced as if they were
-    all others'."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
+def may_look(x: torch.Tensor) -> bool:
+    """Whether to look at the numbers of `x` neither waits for a device, nor stops torch.export, nor is traced as if
+    they were all others'."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def _precise(x, codebook):
@@ -204,7 +228,7 @@ def within(x: torch.Tensor, reach: torch.Tensor) -> bool:
 
     False if in doubt.
     """
-    if _is_not_to_be_asked(x) or not reach > _TINY:
+    if not may_look(x) or not reach > _TINY:
         return False
     wide = torch.promote_types(x.dtype, torch.float32)
     return bool((torch.linalg.vector_norm(x.detach(), dim=1, dtype=wide) < _BELOW * reach).all())
@@ -256,131 +280,6 @@ def balancing_potentials(costs: torch.Tensor, *, epsilon: float, iterations: int
         row = log_rows - torch.logsumexp(scores + column, dim=1)                # (B,)
         column = log_columns - torch.logsumexp(scores + row[:, None], dim=0)    # (K,)
     return (column.mean() - column) * epsilon
-
-
-def kmeans(x, num_clusters, *, iterations=10, balance=None, generator=None, tick=None):
-    """Centroids by Lloyd's algorithm from k-means++ seeds (Arthur & Vassilvitskii, SODA 2007).
-
-    A cluster that empties is moved to the row farthest from its centroid. Where there are fewer
-    distinct rows than clusters the surplus centroids are jittered copies of rows, so that every code
-    differs and later training can move it.
-
-    Args:
-        x: (N, E) floating point, N >= 1.
-        num_clusters: K.
-        iterations: Lloyd steps at most; fewer when no row changes its cluster.
-        balance: None for plain k-means; a number to assign by distance plus `balancing_potentials`, with
-            that share of the median squared distance as their epsilon, so that clusters are of more equal
-            size. Beyond BALANCED_NUMBERS k-means is plain all the same.
-        generator: a CPU `torch.Generator`; the same state gives the same centroids.
-        tick: called now and then with the share of the work that is done, for a progress bar.
-
-    Returns:
-        (K, E) centroids.
-
-    Raises:
-        ValueError: there is no row to start from.
-    """
-    if len(x) == 0:
-        raise ValueError("k-means needs at least one row, got none; pass the features to train on")
-    offset = x.mean(dim=0)
-    x = x - offset              # distances below expand the square, which wants data at the origin
-    tick = tick or (lambda done: None)
-    seeds = (_plus_plus if num_clusters <= MANY_CODES else _seeds_in_blocks)(x, num_clusters, generator, tick)
-    centroids = _filled(seeds, num_clusters, x, generator)
-    if len(seeds) < num_clusters:               # each distinct row is a centroid: that fits best
-        return centroids + offset
-    if balance is not None and len(x) * num_clusters > BALANCED_NUMBERS:
-        balance = None
-    previous, prices = None, None
-    for step in range(iterations):
-        tick(0.5 + 0.5 * step / iterations)
-        if balance is None:
-            codes = nearest_codes(x, centroids)
-        else:
-            costs = squared_distances(x, centroids)                 # (N, K)
-            epsilon = balance * costs.median().clamp_min(torch.finfo(x.dtype).tiny).item()
-            # Prices that move on with the centroids need few iterations, and bind less: a lower error than exact
-            # balance.
-            prices = balancing_potentials(costs, epsilon=epsilon, iterations=3, prices=prices)
-            codes = (costs + prices).argmin(dim=1)
-        if balance is None and previous is not None and torch.equal(codes, previous):
-            break
-        previous = codes
-        centroids = _cluster_means(x, codes, centroids)
-    return centroids + offset
-
-
-def _plus_plus(x, num_clusters, generator, tick):
-    """Seeds drawn one after the other, each with probability proportional to its squared distance
-    from those already drawn; the best of a few candidates, as Arthur & Vassilvitskii suggest."""
-    norms = x.square().sum(dim=1)                                   # (N,)
-    candidates = 2 + int(math.log(num_clusters))
-    draws = torch.rand(num_clusters, candidates, generator=generator, dtype=torch.float64)
-    chosen = (draws[0, :1] * len(x)).long().to(x.device)
-    seeds = [x[chosen]]
-    distances = (norms - 2 * (x @ seeds[0][0]) + norms[chosen]).clamp_min(0)
-    distances[chosen] = 0
-    for k in range(1, num_clusters):
-        if k % 32 == 0:
-            tick(0.5 * k / num_clusters)
-        cumulative = distances.double().cumsum(0)
-        if cumulative[-1] <= 0:                                     # every distinct row is a seed
-            break
-        rows = torch.searchsorted(cumulative, draws[k].to(x.device) * cumulative[-1], right=True)
-        rows = rows.clamp_max(len(x) - 1)
-        squared = norms[:, None] - 2 * (x @ x[rows].T) + norms[rows]            # (N, candidates)
-        reduced = torch.minimum(distances[:, None], squared.clamp_min_(0))
-        best = reduced.sum(dim=0).argmin()
-        distances = reduced[:, best].clone()
-        distances[rows[best]] = 0
-        seeds.append(x[rows[best]][None])
-    return torch.cat(seeds)
-
-
-def _seeds_in_blocks(x, num_clusters, generator, tick):
-    """As `_plus_plus`, but as many seeds at once as are there already, up to a thirty-second of all: for thousands of
-    seeds a few passes over the rows (the idea of k-means||, Bahmani et al., arXiv 1203.6402)."""
-    chosen = (torch.rand(1, generator=generator, dtype=torch.float64) * len(x)).long()
-    squared = x.new_full((len(x),), math.inf)                       # (N,) to the nearest seed
-    block = chosen
-    while True:
-        for rows, part in zip(x.split(ROWS_PER_CHUNK), squared.split(ROWS_PER_CHUNK)):
-            torch.minimum(part, squared_distances(rows, x[block.to(x.device)]).amin(dim=1), out=part)
-        squared[block.to(x.device)] = 0
-        tick(0.5 * len(chosen) / num_clusters)
-        weights = (squared / squared.max().clamp_min(torch.finfo(x.dtype).tiny)).cpu().double()
-        size = min(len(chosen), -(-num_clusters // 32), num_clusters - len(chosen), int((weights > 0).sum()))
-        if not size:
-            return x[chosen.to(x.device)]
-        block = torch.multinomial(weights, size, generator=generator)
-        chosen = torch.cat([chosen, block])
-
-
-def _filled(seeds, num_clusters, x, generator):
-    """(K, E): the seeds, and jittered copies of them where there are fewer."""
-    missing = num_clusters - len(seeds)
-    if missing:
-        copies = seeds[torch.arange(missing, device=x.device) % len(seeds)]
-        noise = torch.randn(copies.shape, generator=generator, dtype=x.dtype).to(x.device)
-        size = x.square().sum(dim=1).mean().sqrt() / x.shape[1] ** 0.5
-        seeds = torch.cat([seeds, copies + noise * (1e-2 * size).clamp_min(1e-6)])
-    return seeds
-
-
-def _cluster_means(x, codes, centroids):
-    """The mean of each cluster's rows; an empty cluster takes one of the rows farthest from theirs."""
-    counts = torch.bincount(codes, minlength=len(centroids)).to(x.dtype)       # (K,)
-    sums = torch.zeros_like(centroids).index_add_(0, codes, x)
-    means = sums / counts.clamp_min(1)[:, None]
-    empty = (counts == 0).nonzero()[:, 0]
-    if len(empty):
-        errors = (x - centroids[codes]).square().sum(dim=1)
-        farthest = errors.topk(min(len(empty), len(x)))
-        useful = farthest.indices[farthest.values > 0]
-        means[empty] = centroids[empty]
-        means[empty[:len(useful)]] = x[useful]
-    return means
 
 
 def count_codes(codes: torch.Tensor, num_codes: int) -> torch.Tensor:

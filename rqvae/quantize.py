@@ -46,6 +46,8 @@ class VectorQuantizer(nn.Module):
         ValueError: a size is below 1, a weight is out of its range.
     """
 
+    _prepared = None                        # the codebook as `_codebook` made it last
+
     def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost: float = 0.25, *,
                  rotation_trick: bool = False, ema_decay: float = None, restart_below: float = None):
         super().__init__()
@@ -76,7 +78,19 @@ class VectorQuantizer(nn.Module):
     def encode(self, inputs: torch.Tensor) -> torch.Tensor:
         """Nearest codes: (B, E) -> (B,) int64."""
         _check_width(inputs, self.embedding_dim)
-        return functional.nearest_codes(inputs, self.embeddings.weight, exact=self._exactly(inputs))
+        return functional.nearest_codes(inputs, self._codebook(), exact=self._exactly(inputs))
+
+    def _codebook(self):
+        """The codebook, prepared as `nearest_codes` takes it, of a copy that is kept for as long as it is equal.
+
+        In training it never is.
+        """
+        weight = self.embeddings.weight.detach()
+        if self.training or not functional.may_look(weight) or weight.dtype != torch.float32:
+            return weight
+        if self._prepared is None or not torch.equal(self._prepared.vectors, weight):
+            self._prepared = functional.prepared(weight.clone())
+        return self._prepared
 
     def _exactly(self, inputs):
         """Whether codes are so `crowded` that a GPU would mistake them.

@@ -1,5 +1,7 @@
 """The quantizers against their definition: values by loops, gradients by hand."""
 
+import copy
+
 import pytest
 import torch
 
@@ -252,3 +254,21 @@ def test_the_rotation_spans_the_sum_of_all_levels():
 def test_options_out_of_range_are_named(option, value):
     with pytest.raises(ValueError, match=f"{option} is .*; it must be between 0 and 1, or None"):
         VectorQuantizer(4, 4, **{option: value})
+
+
+@pytest.mark.parametrize("change", [
+    lambda level: level.embeddings.weight.data.mul_(-1), lambda level: level.set_codebook(level.embeddings.weight.flip(0)),
+    lambda level: level.load_state_dict({name: -value for name, value in level.state_dict().items()}),
+    lambda level: setattr(level.embeddings, "weight", torch.nn.Parameter(level.embeddings.weight.detach() + 100)),
+    lambda level: level.double(), lambda level: level.half().float(), lambda level: level.embeddings.weight.detach().numpy().fill(7)],
+    ids=["behind autograd's back", "set", "loaded", "replaced", "double", "half and back", "by numpy"])
+def test_codes_are_of_the_codebook_as_it_is_and_not_as_it_was_when_rows_were_encoded_last(change):
+    torch.manual_seed(0)
+    level, inputs = VectorQuantizer(20, 4).eval(), torch.randn(50, 4)
+    before = level.encode(inputs)
+    assert torch.equal(before, level.encode(inputs)) and len(level.state_dict()) == 1
+    change(level)
+    weight = level.embeddings.weight.detach()
+    expected = (inputs.double()[:, None] - weight.double()).square().sum(dim=2).argmin(dim=1)
+    assert torch.equal(level.encode(inputs.to(weight)), expected)
+    assert torch.equal(copy.deepcopy(level).encode(inputs.to(weight)), expected)

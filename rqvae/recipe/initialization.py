@@ -10,8 +10,8 @@ import math
 import torch
 from tqdm import tqdm
 
-from ..functional import kmeans
 from ..inference import evaluating
+from .clustering import kmeans
 from .scaling import attainable_error, parts_scaling, plain_scaling, robust_scaling
 from ..storage.words import warn
 
@@ -33,7 +33,7 @@ def initialize(model, features, *, balance=None, seed=0, progress=False, weights
     Args:
         model: an `RqVae`, on any device.
         features: (N, D) a random sample of the whole training set; ROWS_PER_CODE rows a code are used.
-        balance: see `functional.kmeans`.
+        balance: see `clustering.kmeans`.
         seed: of everything random here.
         weights: of the model's parts, if it has any, see `scaling.parts_scaling`.
         progress: show a bar on a terminal.

@@ -5,9 +5,10 @@ Shapes:  N items   D feature width   B rows in a batch
 
 import torch
 
-from ..functional import kmeans, nearest_codes
+from ..functional import nearest_codes
 from ..items.batches import keyed_generator
 from ..progress import shown
+from .clustering import kmeans
 
 EXACT_ITEMS = 16384             # up to here neighbours are searched among all items, beyond it within cells
 MOST_NUMBERS = 2**31            # items times width; beyond it items are not mixed, for the memory it takes, and

@@ -34,7 +34,7 @@ WEIGHT_DECAY = 1.0              # of the perceptrons alone: what is linear, and 
 CLOSED_WEIGHT_DECAY = 0.1       # for a catalogue that no item will ever join
 BETAS, FINE_BETAS = (0.9, 0.999), (0.9, 0.99)   # of Adam: at the rate of `fine` a long memory lets the loss burst
 FINE_PULL = 11.0                # of `assignment.BalancedAssignment` on colliding items: there are fewer steps for it
-BALANCE = 0.05                  # of the first codebooks, see `functional.kmeans`
+BALANCE = 0.05                  # of the first codebooks, see `clustering.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
 PRICE_RATE, LONG = 0.3, 800     # of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices
                                 # add up, until codes that only theirs kept in use are nearest to nothing

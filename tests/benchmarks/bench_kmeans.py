@@ -6,7 +6,8 @@ from pairs import heading, interleave, line, missing, parse, row
 
 import torch
 
-from rqvae.functional import kmeans, nearest_codes
+from rqvae.functional import nearest_codes
+from rqvae.recipe.clustering import kmeans
 from rqvae.recipe.initialization import ROWS_PER_CODE
 
 

@@ -23,7 +23,8 @@ import torch
 import train
 from rqvae import FeatureLoader, RqVae, batch_inference, open_features
 from rqvae.collisions import collision_report
-from rqvae.functional import kmeans, nearest_codes
+from rqvae.functional import nearest_codes
+from rqvae.recipe.clustering import kmeans
 
 ITEMS, WIDTH = 1000, 32
 

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from rqvae import open_features, resolve_collisions
-from rqvae.functional import balancing_potentials, kmeans, nearest_codes, squared_distances
+from rqvae.functional import balancing_potentials, nearest_codes, squared_distances
+from rqvae.recipe.clustering import kmeans
 from rqvae.ids.imports import import_semantic_ids
 from rqvae.items.interactions import read_interactions
 from rqvae.report.judging import (Scores, Split, content_neighbours, half_interval, judge, leave_last_out, popularity,
