@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,11 @@ def test_the_page_runs_from_top_to_bottom_in_one_folder(page, folder):
     published, together = (json.loads(Path(f"mine/{name}.json").read_text("utf-8")) for name in ("ids", "all_ids"))
     assert list(together.items())[:len(published)] == list(published.items()) and 1400 < len(published) < len(together) == 1600
     assert Path("mine/report.html").exists()
+    if shutil.which("git"):         # whoever tried the page in a clone commits none of it by mistake
+        shutil.copy(ROOT / ".gitignore", ".gitignore")
+        subprocess.run(["git", "init", "-q"], check=True)
+        said = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        assert set(said.splitlines()) <= {"?? .gitignore", "?? language_model/"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

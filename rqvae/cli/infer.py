@@ -288,6 +288,8 @@ def judge(job, codes, names, resolution=None) -> None:
         measures += arrivals(job, codes if before is None else before)
     what = job.items.description if job.items else counted(len(codes), "item")
     about = f"{what}; {counted(codes.shape[1], 'level')} of {sizes_in_words(sizes)} codes, {job.title}"
+    if resolution is not None and len(resolution.moved) and job.method != "suffix":
+        about += ", made unique (what train says is of the IDs before that)"
     if job.interactions:
         say(f"What users did: {job.interactions.words}")
     say(f"Report on {about}")

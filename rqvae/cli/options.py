@@ -1,6 +1,7 @@
 """The options of both commands, and which of them go together. Needs no torch, so that `--help` answers at once."""
 
 import argparse
+import os
 
 from ..ids import FORMATS
 from .console import ArgumentParser
@@ -74,6 +75,15 @@ def train_parser(program="rqvae") -> ArgumentParser:
     model.add_argument("--activation", help="relu, gelu or silu")
     model.add_argument("--learning-rate", type=float, metavar="F", help="of the optimizer")
     return parser
+
+
+def free_output() -> list:
+    """What `infer` is told so that it writes where no IDs are yet: nothing where the default output is free."""
+    name, number = DEFAULT_OUTPUT, 1
+    while os.path.lexists(name):
+        number += 1
+        name = f"-{number}".join(os.path.splitext(DEFAULT_OUTPUT))
+    return [] if number == 1 else ["--output", name]
 
 
 def infer_parser(program="rqvae") -> ArgumentParser:

@@ -38,7 +38,7 @@ def find_run(path, folder) -> tuple:
         except (CheckpointError, FileNotFoundError) as error:
             if candidate is candidates[-1]:
                 raise
-            warn(f"PASSING OVER A DAMAGED CHECKPOINT: {error}; trying {candidates[-1]}")
+            warn(f"passing over a damaged checkpoint: {error}; trying {candidates[-1]}")
         else:
             _require_own_best(candidate, loaded)
             return candidate, loaded

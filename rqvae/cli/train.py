@@ -31,7 +31,7 @@ from .console import StopSignals, command, say, say_lines
 from ..recipe.keeping import EPOCHS as KEEPING_EPOCHS
 from .keep import Kept, hold, made_of, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
-from .options import DEFAULT_FOLDER, DEFAULTS
+from .options import DEFAULT_FOLDER, DEFAULTS, free_output
 from .runs import find_run, is_of_this_launch, refuse_to_overwrite, refuse_what_is_no_file, seen
 from .sources import Items, as_recorded, open_named
 from .threads import training_threads
@@ -357,4 +357,4 @@ def report(job, history) -> None:
     for sentence in collapse_advice(statistics, advice, items=unsettled(codes[one_of_each(groups)])):
         say(f"WARNING: {sentence}")
     say(f"checkpoint: {best}")
-    say(f"next: {command(job.program, 'infer', '--ckpt', best)}")
+    say(f"next: {command(job.program, 'infer', '--ckpt', best, *free_output())}")

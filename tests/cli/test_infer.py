@@ -167,6 +167,12 @@ def test_what_was_trained_on_is_found_from_another_folder_and_moves_with_it(trai
     assert np.array_equal(np.load("second.npy"), np.load("../first.npy"))
 
 
+def test_a_report_says_where_its_ids_are_others_than_train_judged(trained, capsys):
+    for method, said in (("optimal", True), ("none", False), ("suffix", False)):
+        assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy", "--report"]) == 0
+        assert ("made unique (what train says is of the IDs before that)" in capsys.readouterr().out) == said
+
+
 def test_unique_ids_are_written_and_told(trained, capsys):
     assert infer.main(["--ckpt", "--output", "default.npy"]) == 0
     assert infer.main(["--ckpt", "--output", "plain.npy", "--unique", "none"]) == 0

@@ -59,11 +59,13 @@ def test_it_says_what_it_trains_on_and_what_came_of_it(features, capsys):
 
 
 def test_the_infer_command_it_names_works(features, capsys):
-    train.main(["--data", features, "--epochs", "1", "--checkpoint-dir", "a folder", *TINY])
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1].split("next: ")[1])
-    assert command[:2] == ["python", "infer.py"]
-    assert infer.main(command[2:]) == 0
-    assert len(json.loads(Path("semantic_ids.json").read_text())) == 200
+    """Also of a second run and a third, which leave the IDs of those before as they are."""
+    for name in ("semantic_ids.json", "semantic_ids-2.json", "semantic_ids-3.json"):
+        train.main(["--data", features, "--epochs", "1", "--checkpoint-dir", "a folder", "--overwrite", *TINY])
+        command = shlex.split(capsys.readouterr().out.splitlines()[-1].split("next: ")[1])
+        assert command[:2] == ["python", "infer.py"] and (name in command) == (name != "semantic_ids.json")
+        assert infer.main(command[2:]) == 0
+        assert len(json.loads(Path(name).read_text())) == 200
 
 
 def test_without_data_it_trains_on_the_built_in_catalogue_and_says_so(tmp_path, monkeypatch, capsys):
@@ -153,7 +155,7 @@ def test_resume_without_a_path_passes_over_a_damaged_file_and_says_so(features, 
     train.main([*options, "--epochs", "3"])
     Path("checkpoints/last.ckpt").write_bytes(Path("checkpoints/last.ckpt").read_bytes()[:1000])
     assert train.main([*options, "--epochs", "4", "--resume"]) == 0
-    assert "PASSING OVER A DAMAGED CHECKPOINT: checkpoints/last.ckpt" in capsys.readouterr().err
+    assert "warning: passing over a damaged checkpoint: checkpoints/last.ckpt" in capsys.readouterr().err
 
 
 def test_resume_on_changed_data_is_refused(features, capsys):
