@@ -293,7 +293,7 @@ def _tell_torchrun(sentence):
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         told = json.dumps({"message": {"message": sentence, "extraInfo": {"py_callstack": sentence,
-                                                                         "timestamp": str(int(time.time()))}}})
+                                                                          "timestamp": str(int(time.time()))}}})
         with contextlib.suppress(OSError):
             write_atomically(path, lambda file: file.write(told.encode()))
 

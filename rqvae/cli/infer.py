@@ -221,7 +221,7 @@ def made_by(job) -> dict:
         if len(new) < len(table):
             found["rows"] = new.tolist()                # of the features, that were new
     found["features"]["of items"] = add_piece(table, new, pieces_of(job.parent),
-                                             len(job.published.codes) if job.published else 0)
+                                              len(job.published.codes) if job.published else 0)
     return found
 
 

@@ -262,7 +262,7 @@ def compare(arguments, ids, manifest) -> dict:
     other = [one != two for one, two in zip(before, now) if form_of(one) == form_of(two)]     # else nobody can tell
     if ids.item_ids is None and old.item_ids is None and (len(now) < len(before) or any(other)):
         warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
-                      "compared row by row, as if these were the same items")
+             "compared row by row, as if these were the same items")
     try:
         return compare_ids(ids, old)
     except ValueError as error:

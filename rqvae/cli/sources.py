@@ -156,7 +156,7 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
             continue
         # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
         places = [] if Path(path).is_absolute() else [*list(Path(checkpoint).absolute().parents)[1:3],
-                                                           *([Path(folder)] if folder else [])]
+                                                      *([Path(folder)] if folder else [])]
         there = next((place / path for place in places if (place / path).exists()), None)
         if there is None:
             raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here"

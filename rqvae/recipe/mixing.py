@@ -11,8 +11,9 @@ from ..progress import shown
 from .clustering import kmeans
 
 EXACT_ITEMS = 16384             # up to here neighbours are searched among all items, beyond it within cells
-MOST_NUMBERS = 2**31            # items times width; beyond it items are not mixed, for the memory it takes, and
-                                # because no run passes over so many often enough to memorise them
+# Items times width; beyond it items are not mixed, for the memory it takes, and because no run passes over so many
+# often enough to memorise them.
+MOST_NUMBERS = 2**31
 ROWS_PER_CHUNK = 1024
 MOST_PAIRS = 2**22              # of items compared at once: 16 MB
 

@@ -36,8 +36,9 @@ BETAS, FINE_BETAS = (0.9, 0.999), (0.9, 0.99)   # of Adam: at the rate of `fine`
 FINE_PULL = 11.0                # of `assignment.BalancedAssignment` on colliding items: there are fewer steps for it
 BALANCE = 0.05                  # of the first codebooks, see `clustering.kmeans`
 WARM_UP = 0.05                  # share of the training over which the learning rate rises
-PRICE_RATE, LONG = 0.3, 800     # of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices
-                                # add up, until codes that only theirs kept in use are nearest to nothing
+# Of `assignment.BalancedAssignment`; with more steps than LONG less at each: prices add up, until codes that only
+# theirs kept in use are nearest to nothing.
+PRICE_RATE, LONG = 0.3, 800
 REACH = 0.5                     # of the mixing with neighbours
 NEIGHBOURS = 10
 ROUGH, SHORTEST = 0.05, 1e-5    # attainable error below which steps get shorter, in proportion; but not below this

@@ -232,12 +232,12 @@ def _training(history, sizes) -> str:
     recon = epoch_curves(history, {"train_recon_loss": "train", "val_recon_loss": "validation"})
     charts = [
         over_epochs("Loss", "All that training lowers: errors of reconstruction and of "
-                     "quantization.", loss, mark=chosen),
+                    "quantization.", loss, mark=chosen),
         over_epochs("Reconstruction loss", "The part of it that compares the features with their "
-                     "reconstruction.", recon, mark=chosen),
+                    "reconstruction.", recon, mark=chosen),
         over_epochs("Perplexity", "How many codes a level uses in effect: all "
-                     f"{sizes_in_words(sizes)} if it used them alike.",
-                     epoch_curves(history, {"perplexity": "level"}), least=max(sizes)),
+                    f"{sizes_in_words(sizes)} if it used them alike.",
+                    epoch_curves(history, {"perplexity": "level"}), least=max(sizes)),
         over_epochs("Learning rate", "", epoch_curves(history, {"lr": ""}), least=0, css="thin"),
     ]
     return (f'<p class="soft">{words}</p><div class="charts">{"".join(charts)}</div>'

@@ -15,6 +15,7 @@ from .words import percent
 
 MOST_PAIRS = 10**6      # more are drawn from
 
+
 def taken_measures(ids, interactions, *, levels=None) -> list:
     """What can be said without training anything, as a list of `assessment.Measure`.
 

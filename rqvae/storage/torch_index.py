@@ -36,7 +36,7 @@ _ATTRIBUTE_DICTS = {f"{module}.AttributeDict" for module in (
     "lightning_fabric.utilities.data", "lightning.fabric.utilities.data",
     "lightning.pytorch.utilities.parsing", "pytorch_lightning.utilities.parsing")}
 # The whole models of others, which stand in their files beside the weights.
-_MODELS = {f"{package}.{name}" for package, names in {
+_PACKAGES = {
     "torch.nn.modules": "activation.ReLU activation.SiLU container.ModuleList container.Sequential dropout.Dropout "
                         "linear.Identity linear.Linear sparse.Embedding",
     "modules": "encoder.MLP loss.CategoricalReconstuctionLoss loss.QuantizeLoss loss.ReconstructionLoss "
@@ -46,8 +46,8 @@ _MODELS = {f"{package}.{name}" for package, names in {
               "models.rqvae.RqVae modules.encoder.MLP modules.loss.CategoricalReconstructionLoss "
               "modules.loss.QuantizeLoss modules.loss.ReconstructionLoss modules.normalize.L2Norm",
     "rectokens": "codebooks.euclidean.EuclideanCodebook quantizers.kmeans.KMeansQuantizer "
-                 "quantizers.residual.ResidualQuantizer tokenizers.rq_kmeans.RQKMeansTokenizer"}.items()
-    for name in names.split()}
+                 "quantizers.residual.ResidualQuantizer tokenizers.rq_kmeans.RQKMeansTokenizer"}
+_MODELS = {f"{package}.{name}" for package, names in _PACKAGES.items() for name in names.split()}
 _STAND_INS = {
     *_MODELS, _SET, "argparse.Namespace", "collections.defaultdict", "typing.Any", "builtins.dict", "builtins.list",
     "builtins.int", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig",
