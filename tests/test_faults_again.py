@@ -123,7 +123,11 @@ def test_an_error_names_a_file_as_it_is_called(place, capsys):
     Path("a  b.npy").write_text("x")
     assert "a  b.npy" in refused(infer, ["--data", "a  b.npy"], capsys)
     assert infer.main(["--data", f"{NASTY}.npy", "--debug"]) == 2
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
+    assert said.startswith("Traceback") and len(said.splitlines()) > 5
+    *_, above, last = said.splitlines()
+    assert last.startswith("error: ") and above.startswith("    ")          # the message once, below where it was raised
 
 
 @pytest.mark.parametrize("odd", ["a\tb", "a\nb", "a\r\nb", "a\u2028b", "a\x85b", "a\0b", "a\x0bb"])
@@ -492,12 +496,16 @@ def test_a_run_does_not_replace_the_one_that_it_goes_on_from(place, capsys):
     (train, "data"), (train, "checkpoint_dir"), (train, "resume"), (infer, "data"), (infer, "output"), (infer, "ckpt"), (infer, "names")])
 @pytest.mark.parametrize("value, words", [("", "is empty"), ("a\0b", "holds a NUL"), ("a\ud800", "holds half a character")])
 def test_what_is_no_name_is_told_by_its_option(place, capsys, script, option, value, words):
-    """An empty --data was the built-in catalogue, an empty --checkpoint-dir the current folder."""
-    Path("config.json").write_text(json.dumps({option: value}))
+    """An empty --data was the built-in catalogue, an empty --checkpoint-dir the current folder. In a file of options
+    the file is named, and not an option that nobody typed."""
     flag = f"--{option.replace('_', '-')}"
-    argv = ["--config", "config.json"] if value else [f"{flag}="]
     if (value, option) != ("", "resume"):           # which is --resume alone
-        assert f"{flag} is" in (said := refused(script, argv, capsys)) and words in said
+        assert f"{flag} is" in (said := refused(script, [f"{flag}={value}"], capsys)) and words in said
+        for written in (value, [value]) if option in ("data",) else (value,):
+            Path("config.json").write_text(json.dumps({option: written}))
+            said = refused(script, ["--config", "config.json"], capsys)
+            assert f"config.json sets {option} to" in said and "--" not in said
+            assert ("a name without a NUL or half a character" if value else "a text that is not empty") in said
 
 
 def test_more_levels_than_a_form_has_letters_for_are_refused_before_the_work(place, capsys):

@@ -5,6 +5,7 @@ Needs no torch itself.
 
 import difflib
 import json
+import os
 import sys
 from inspect import signature
 from pathlib import Path
@@ -120,7 +121,7 @@ def _wrong(value, action):
     if action.nargs == 0:
         return "" if isinstance(value, bool) else "true or false"
     if action.nargs == "+":
-        if not value:
+        if value == []:
             return "a list of at least one"
         each_one = value if isinstance(value, list) else [value]
         return next(filter(None, (_wrong_one(each, action) for each in each_one)), "")
@@ -128,10 +129,20 @@ def _wrong(value, action):
 
 
 def _wrong_one(value, action):
-    if value == "" and action.const != "":
-        return "a text that is not empty"
+    if isinstance(value, str) and unusable(value, action):
+        return "a name without a NUL or half a character" if value else "a text that is not empty"
     if action.choices is not None and value not in action.choices:
         return "one of " + ", ".join(map(str, action.choices))
     kinds = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
     kind, words = kinds.get(action.type, ((str,), "text"))
     return "" if isinstance(value, kind) and not isinstance(value, bool) else words
+
+
+def unusable(word, action):
+    """Why no option can mean this word; None for all others."""
+    if not word and action.const != "":
+        return "empty; leave it out, or say what it is: a variable of the shell that is not set is empty"
+    try:
+        return f"{word!r}, which holds a NUL, and no file has such a name" if b"\0" in os.fsencode(word) else None
+    except UnicodeEncodeError:
+        return f"{word!r}, which holds half a character, and no file has such a name"

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 from .. import __version__
-from .config import options_of
+from .config import options_of, unusable
 from ..storage.files import write_atomically
 from ..storage.sets import expect_nothing
 from ..storage.words import one_line, pasted, shown, shown_lines, spell
@@ -28,6 +28,7 @@ from ..storage.words import one_line, pasted, shown, shown_lines, spell
 # What ends a run as SIGTERM does, or as Ctrl-C; a terminal that closes too, unless nohup has it ignored.
 ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP")
                           and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
+REQUIRED = "torch", "numpy", "tqdm"         # to do anything but to say what there is
 PREPARATION_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
 _MOVES = re.compile(r"\r?(\x1b\[A)*")           # what a bar of progress begins with
 RUNTIME_ERRORS = (ValueError, OSError, ImportError, RuntimeError, MemoryError, ArithmeticError)
@@ -66,8 +67,8 @@ class ArgumentParser(argparse.ArgumentParser):
                 actions = {action.dest: action for action in self._actions}
                 others = {action.dest for action in self.other._actions} - {*actions} if self.other else ()
                 self.set_defaults(**options_of(config, actions, others))
-            except (ValueError, OSError) as error:
-                self.error(str(error))
+            except (ValueError, OSError, ImportError) as error:
+                self.error(_message(error))
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -78,22 +79,12 @@ class ArgumentParser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(found, action.dest, None)
             for word in value if isinstance(value, list) else [value]:
-                if isinstance(word, str) and (reason := _unusable(word, action)):
+                if isinstance(word, str) and (reason := unusable(word, action)):
                     self.error(f"{action.option_strings[-1]} is {reason}")
         return found
 
     def error(self, message):
         self.exit(2, f"error: {shown(message)}\n")
-
-
-def _unusable(word, action):
-    """Why no option can mean this word; None for all others."""
-    if not word and action.const != "":
-        return "empty; leave it out, or say what it is: a variable of the shell that is not set is empty"
-    try:
-        return f"{word!r}, which holds a NUL, and no file has such a name" if b"\0" in os.fsencode(word) else None
-    except UnicodeEncodeError:
-        return f"{word!r}, which holds half a character, and no file has such a name"
 
 
 def _initials(flag) -> str:
@@ -274,15 +265,16 @@ def _terminable():
 
 
 def _failed(error, code, arguments):
-    message = str(error) if not isinstance(error, OSError) or not error.strerror else _os_message(error)
-    message = message or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    message = _message(error)
     obeyed = [path for path in (arguments.config, getattr(arguments, "resume", None)) if path and path not in message]
     if obeyed and code == 2:        # an option that nobody typed
         message += f" (options are taken from {' and '.join(obeyed)})"
     sentence = f"error: {one_line(message)}"
     if arguments.debug:
         spell(error)
-        traceback.print_exc()
+        said = traceback.TracebackException.from_exception(error)
+        # Without its last words, which are ours.
+        print("".join([*said.format()][:-len([*said.format_exception_only()])]), file=sys.stderr, end="")
     print(sentence, file=sys.stderr)
     _tell_torchrun(sentence)
     return code
@@ -298,6 +290,12 @@ def _tell_torchrun(sentence):
             write_atomically(path, lambda file: file.write(told.encode()))
 
 
-def _os_message(error):
-    """`disk/last.ckpt: No space left on device`: the path first, no errno."""
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+def _message(error):
+    """What an error says; of the system's, `disk/last.ckpt: No space left on device`: the path first, no errno."""
+    if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
+        return (f"{sys.executable} has no {error.name}; install {', '.join(REQUIRED)} for it by "
+                f"{pasted(sys.executable)} -m pip install -r requirements.txt, or run this by a Python that has them, "
+                "such as .venv/bin/python")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)

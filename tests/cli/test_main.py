@@ -33,6 +33,22 @@ def test_help_and_version_need_no_torch(script, flag):
     assert done.stdout.startswith("usage: " if flag == "--help" else f"rqvae {__version__}\n")
 
 
+@pytest.mark.parametrize("missing", ["torch", "numpy", "tqdm"])
+@pytest.mark.parametrize("argv", [["train"], ["infer", "--ckpt"], ["train", "--config", "run.ckpt"]], ids=" ".join)
+def test_a_python_without_what_is_needed_is_one_sentence_with_the_way_out(tmp_path, missing, argv):
+    (tmp_path / "run.ckpt").write_bytes(b"")
+    alone = f"import sys; sys.modules[{missing!r}] = None; from rqvae.cli.main import main; sys.exit(main({argv!r}))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", alone], cwd=tmp_path, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    said = [line for line in done.stderr.splitlines() if not line.startswith("warning: Failed to initialize NumPy")]
+    if missing == "tqdm" and "--config" in argv:            # which reading options needs not
+        assert "run.ckpt" in said[0]
+    else:
+        assert len(said) == 1 and f"has no {missing}; install torch, numpy, tqdm for it by " in said[0]
+        assert "pip install -r requirements.txt" in said[0]
+    assert done.returncode == 2
+
+
 def test_what_is_no_command_is_refused_with_the_nearest(capsys):
     assert commands.main(["trian"]) == 2
     assert capsys.readouterr().err == "error: there is no command 'trian'; did you mean train?\n"
