@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .codes import as_codes, level_sizes
 from .collisions import collision_ranks, collision_report, row_keys
-from .functional import perplexity, row_lengths
+from .functional import perplexity
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
 
@@ -95,11 +95,13 @@ def counted_part_errors(model, features, reconstructed):
 def counted_errors(model, features, reconstructed):
     """Squared error of each row, and its squared distance from the mean, as training counts them: of the standardized
     features, a row drawn in at the weight of one at the border. (B, D), (B, D) -> (B,), (B,) float64."""
-    inputs, said = model.standardized(features).double(), model.standardized(reconstructed.to(features)).double()
+    inputs, said = model.standardized(features), model.standardized(reconstructed.to(features))
+    inputs, said = (rows.to(torch.promote_types(rows.dtype, torch.float32)) for rows in (inputs, said))
     if model.parts:
         said = said.masked_fill(model.missing(inputs), 0.0)
-    weights = (model.reach / row_lengths(inputs)).clamp_max(1.0).square()[:, 0] if model.robust else 1.0
-    return weights * (said - inputs).square().sum(dim=1), weights * inputs.square().sum(dim=1)
+    errors, lengths = (torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) for rows in (said - inputs, inputs))
+    weights = (model.reach / lengths).clamp_max(1.0).square() if model.robust else 1.0
+    return weights * errors.square(), weights * lengths.square()
 
 
 def evaluate_quantization(model: torch.nn.Module, dataloader: Any,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .functional import draw_in, draw_out, row_lengths, within
+from .functional import draw_in, draw_out, may_look, row_lengths, within
 from .networks import Decoder, Encoder, Undrawn, hidden_widths
 from .quantize import ResidualQuantizer, VectorQuantizer
 from .storage import checkpoint, model_folders, peers
@@ -159,7 +159,7 @@ class RqVae(nn.Module):
         """Features of quantized latents: (B, E) -> (B, D)."""
         features = self.decoder(latents)
         if self.robust:
-            features = draw_out(features, self.reach, self.farthest) * self.column_scale
+            features = self._by_column(draw_out(features, self.reach, self.farthest), torch.mul)
         if self.parts:
             features = features * self.part_scale
         return features * self.feature_scale + self.feature_mean if self.standardize else features
@@ -170,12 +170,18 @@ class RqVae(nn.Module):
             raise ValueError(f"features have shape {tuple(features.shape)}; this model takes "
                              f"(rows, {self.input_dim})")
         if self.standardize:
-            features = (features - self.feature_mean) / self.feature_scale
+            features = (features - self.feature_mean).div_(self.feature_scale)      # a new tensor less to fill
         if self.parts:
             features = (features / self.part_scale).nan_to_num(0.0)
         if self.robust:
-            features = draw_in(features / self.column_scale, self.reach)
+            features = draw_in(self._by_column(features, torch.div), self.reach)
         return features.to(self._dtype)
+
+    def _by_column(self, features, work):
+        """Times or over the scale of each column, which is 1 where no column is of other units than the rest."""
+        if may_look(self.column_scale) and bool((self.column_scale == 1).all()):
+            return features
+        return work(features, self.column_scale)
 
     def missing(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, D) bool: the parts that an item lacks, of `standardized` features: they are nothing but zeros."""

@@ -293,7 +293,7 @@ def train(job, stop):
             recipe.start(job.model, train_loader, settings["seed"], weights=settings.get("weights"),
                          progress=bars)
             if job.model.robust and not distributed.rank():
-                for sentence in unusual(job.model, table.rows, len(table)):
+                for sentence in unusual(job.model, table.rows, len(table), table.longest):
                     warn(sentence)
         else:               # neighbours are sought among items as the model sees them
             loaded = load_checkpoint(job.resume_from)

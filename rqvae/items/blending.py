@@ -36,6 +36,8 @@ class BlendedTable:
         ValueError: more numbers than can be held.
     """
 
+    longest = float("inf")              # of a row, as in `FeatureTable`: nobody knows
+
     def __init__(self, table, interactions, source=None):
         self.shape, self.dtype, self.item_ids = table.shape, table.dtype, table.item_ids
         self.source = source or f"{table.source}, with what users did"

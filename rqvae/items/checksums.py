@@ -10,6 +10,7 @@ import hashlib
 import zlib
 
 import numpy as np
+import torch
 
 from ..collisions import row_keys, row_sums
 
@@ -93,20 +94,22 @@ class Seen:
         broken, zero: `_Rows` with NaN or Inf, and of zeros only.
         largest: at least the largest magnitude, where that is too large.
         constant: the columns that were the same in every row.
+        longest: the length of the longest row, Inf where its square overflows.
     """
 
     def __init__(self):
         self.broken, self.zero, self.largest, self.constant = _Rows(), _Rows(), 0.0, None
+        self.longest = 0.0
 
     def add(self, first, chunk):
         """(n, D) rows in working precision, the first of which is number `first`."""
-        flat = chunk.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            # One product over all numbers tells that none is NaN, Inf or too large; who fails that is looked at.
-            if chunk.dtype.kind != "f" or not np.dot(flat, flat) < TOO_LARGE ** 2 / 4:
+            rows = chunk.astype(np.float32, copy=False)             # as it is used: 1e-300 is 0
+            longest = torch.linalg.vector_norm(torch.from_numpy(rows), dim=1).max().item()
+            if not longest < TOO_LARGE / 2:                         # or none is NaN, Inf or too large
                 self.broken.add(first, np.flatnonzero(~np.isfinite(chunk).all(axis=1)))
                 self.largest = max(self.largest, -float(chunk.min()), float(chunk.max()))
-            chunk = chunk.astype(np.float32, copy=False)            # as it is used: 1e-300 is 0
+        self.longest, chunk = max(self.longest, longest), rows
         suspects = np.flatnonzero(chunk[:, 0] == 0)                 # few, so few are read twice
         self.zero.add(first, suspects[~chunk[suspects].any(axis=1)])
         if self.constant is None:

@@ -26,11 +26,14 @@ class PartsTable:
 
     Attributes:
         names, widths: of the P parts.
+        longest: of a row; nobody knows.
         fill: (D,) what to give in place of NaN, such as a model's `feature_mean`; None for NaN.
 
     Raises:
         ValueError: the tables do not have the same rows, or only some of them have item IDs.
     """
+
+    longest = float("inf")
 
     def __init__(self, tables):
         self.names, tables = list(tables), list(tables.values())

@@ -103,7 +103,10 @@ class FeatureTable:
         dtype: the stored type in words, such as "float16"; rows come as float32 all the same.
         source: words for messages, such as the path.
         item_ids: N strings or N integers, or None.
+        longest: the length of the longest row, as `check` saw it; until then nobody knows.
     """
+
+    longest = math.inf
 
     def __init__(self, blocks, source, item_ids=None):
         self._blocks = blocks
@@ -169,6 +172,8 @@ class FeatureTable:
         if seen.largest > TOO_LARGE:
             raise ValueError(f"{where} has numbers as large as {seen.largest:.2g}, whose squares "
                              f"overflow float32; {_SCALE}")
+        if rows is None:
+            self.longest = seen.longest
         self._warn(where, len(part), seen.constant, seen.zero)
 
     def checksum(self, rows=None, *, form=FORMS[0]) -> str:

@@ -3,6 +3,7 @@
 Shapes:  N rows   D feature width
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ FAR_COLUMN = 30.0       # times the scale of the typical column: beyond it a col
 REACH = 4.0             # times the distance of the typical row from the middle: beyond it rows are drawn in
 FAR_ROW = 10.0          # times that distance: a row to speak of
 TRIMMED = 0.01          # share of the numbers of a column that its scale does not hear
+BELOW = 0.99            # so much of it, by a length that was rounded
 ROWS_PER_CHUNK = 4096
 LISTED = 8              # row and column numbers in a sentence
 
@@ -102,18 +104,21 @@ def attainable_error(variances, rest, bits) -> float:
     return (left / total).sqrt().item()
 
 
-def unusual(model, rows_of, count) -> list:
+def unusual(model, rows_of, count, longest=math.inf) -> list:
     """A sentence for each thing that a robust model does to the data: to columns of another scale, to rows far out.
 
     Args:
         model: an `RqVae` with robust, initialised.
         rows_of: gives the (B, D) features of a slice of rows.
         count: N.
+        longest: at least the length of the longest row. Where none can be far out by it, no row is read.
     """
     columns = (model.column_scale > 1).nonzero()[:, 0].tolist()
     border = draw_in(model.reach[None, None] * FAR_ROW / REACH, model.reach)[0, 0]
     far = []
-    for start in range(0, count, ROWS_PER_CHUNK):
+    standardized = (longest + row_lengths(model.feature_mean[None])) / model.feature_scale
+    nowhere = not model.parts and bool(standardized < BELOW * model.reach * FAR_ROW / REACH)
+    for start in range(0, 0 if nowhere else count, ROWS_PER_CHUNK):
         rows = rows_of(slice(start, start + ROWS_PER_CHUNK)).to(model.reach.device)
         inputs = model.standardized(rows)
         if within(inputs, border):

@@ -107,6 +107,23 @@ def test_what_is_unusual_is_named_with_what_is_done_and_how_to_overrule():
     assert unusual(robust(clustered(300)), clustered(300).__getitem__, 300) == []
 
 
+@pytest.mark.parametrize("far, offset", [(1, 0), (1, 30), (9, 0), (11, 0), (50, 0), (50, 1000)])
+@pytest.mark.parametrize("column", [1, 1000])
+def test_where_the_longest_row_is_not_far_out_none_is_read_and_nothing_else_is_said(far, offset, column):
+    """Of rows of one length around an offset, one of which is so many times as long; `check` knows the longest."""
+    features = torch.nn.functional.normalize(torch.randn(3000, 40, generator=torch.Generator().manual_seed(0)), dim=1)
+    features[2000] *= far
+    features[:, 3] *= column
+    features += offset
+    model, table, read = robust(features), open_features(features), []
+    expected = unusual(model, table.rows, 3000)
+    table.check()
+    assert unusual(model, lambda rows: read.append(rows) or table.rows(rows), 3000, table.longest) == expected
+    assert table.longest == pytest.approx(features.double().norm(dim=1).max().item(), rel=1e-6)
+    assert not read or far > 9 or offset > 1 or column > 1
+    assert read or far < 10
+
+
 def test_of_two_items_neither_is_far_out():
     two = torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     assert unusual(robust(two), two.__getitem__, 2) == []
