@@ -48,11 +48,13 @@ def evaluate_reconstruction(model: torch.nn.Module, dataloader: Any,
             if model.robust:
                 counted += torch.stack([part.sum().cpu() for part in counted_errors(model, features, reconstructed)])
             wide = torch.promote_types(torch.promote_types(features.dtype, reconstructed.dtype), torch.float32)
-            wide = torch.float64 if model.standardize else wide         # which holds the square of 1e-25
             if model.parts:         # what an item lacks is no error
                 reconstructed = torch.where(model.missing(model.standardized(features)), features, reconstructed)
             features, reconstructed = features.to(wide), reconstructed.to(wide)
-            total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
+            if model.standardize:       # to whom 1e-25 is a number like others, and its square has to be one
+                total_mse += torch.linalg.vector_norm(reconstructed - features, dtype=torch.float64).item() ** 2
+            else:
+                total_mse += F.mse_loss(reconstructed, features, reduction="sum").item()
             total_samples += len(features)
             moments = _add_moments(moments, features)
     if not total_samples:
@@ -185,10 +187,10 @@ def feature_groups(table, codes):
 def _add_moments(moments, features):
     """Origin, sums and squared sums of columns, in float64 around the first batch's mean, which keeps
     the variance right where the mean is large beside it."""
-    features = features.double()
+    shifted = features.to(torch.float64, copy=True)
     if moments is None:
-        zeros = features.new_zeros(features.shape[1])
-        moments = (features.mean(dim=0), zeros, zeros)
+        zeros = shifted.new_zeros(features.shape[1])
+        moments = (shifted.mean(dim=0), zeros, zeros)
     origin, sums, squares = moments
-    shifted = features - origin
-    return origin, sums + shifted.sum(dim=0), squares + shifted.square().sum(dim=0)
+    shifted -= origin
+    return origin, sums + shifted.sum(dim=0), squares + shifted.square_().sum(dim=0)
