@@ -1,6 +1,6 @@
 """Small files that claim much: what the readers hold of them is bounded by their length, and the user gets a sentence.
 
-docs/faults.md has the table of what was seen; `python tests/hostile_files.py` makes it anew.
+docs/faults.md has the table of what was seen, and how it is made anew.
 """
 
 import json

@@ -39,7 +39,7 @@ from .options import DEFAULT_OUTPUT, check_together
 from .recorded import as_published, pieces_of, require_columns, require_the_same
 from .verify import prepare_verify
 from .sources import (Items, as_recorded, like_recorded, noted_by, open_interactions, open_items, open_named,
-                      refuse_to_replace)
+                      refuse_to_replace, require_inputs)
 
 
 class Job(NamedTuple):
@@ -77,9 +77,12 @@ def prepare(arguments) -> Job:
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size is {arguments.batch_size}, must be 1 or more")
     job = Job(arguments, distributed.local_device(resolve_device(arguments.device)))
-    check_report(arguments)
+    require_inputs(arguments)
     if arguments.ids:
+        check_report(arguments)
         return prepare_ids(job)
+    model, run_of = load_model(arguments.ckpt)
+    check_report(arguments)
     judged_only = arguments.report is not None or arguments.save_pretrained or arguments.verify or arguments.export
     asked = arguments.output or arguments.format or arguments.unique or arguments.append_to or arguments.merge
     if arguments.shard:
@@ -104,7 +107,6 @@ def prepare(arguments) -> Job:
     if arguments.export:
         refuse_existing(check_program(arguments.export), arguments.overwrite)
         check_writable(Path(arguments.export).parent)
-    model, run_of = load_model(arguments.ckpt)
     job = job._replace(model=model, history=training_history(arguments.ckpt, run_of), title=arguments.ckpt,
                        ancestors=recorded("checkpoint", run_of).get("ancestors") or ())
     job = job._replace(unfinished=unfinished_words(arguments.ckpt, run_of, job.history))

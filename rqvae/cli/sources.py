@@ -19,6 +19,8 @@ from ..storage.sets import is_expected
 from ..storage.words import counted, nearest_names, shown
 from .item_options import INTERACTIONS, OPTIONS
 
+INPUTS = "data", "item_ids", "texts", "interactions", "names", "pairs", "ids", "against", "append_to", "from_", "keep"
+
 
 class Items(NamedTuple):
     """Items ready to train on or to encode."""
@@ -228,6 +230,15 @@ def _plain(encoder):
     if Path(encoder).exists():
         return str(Path(encoder).resolve())
     return encoder if "/" in encoder else f"sentence-transformers/{encoder}"
+
+
+def require_inputs(arguments) -> None:
+    """Say which file that is named is not there, before anything is said of what is to be written."""
+    for name in INPUTS:
+        named = getattr(arguments, name, None)
+        for path in named if isinstance(named, list) else [named]:
+            if path and not glob.has_magic(path) and not os.path.exists(path):
+                raise FileNotFoundError(f"{path} does not exist{nearest_names(path)}")
 
 
 def refuse_to_replace(inputs) -> None:

@@ -33,7 +33,7 @@ from .keep import Kept, hold, made_of, name_codes, prepare_keeping, split
 from .item_options import INTERACTIONS, OPTIONS
 from .options import DEFAULT_FOLDER, DEFAULTS, free_output
 from .runs import find_run, is_of_this_launch, refuse_to_overwrite, refuse_what_is_no_file, seen
-from .sources import Items, as_recorded, open_named
+from .sources import Items, as_recorded, open_named, require_inputs
 from .threads import training_threads
 
 # What each preset departs from the documented model and training in.
@@ -77,6 +77,7 @@ def prepare(arguments) -> Job:
     device = distributed.local_device(resolve_device(arguments.device))
     if arguments.tf32 and device.type != "cuda":
         raise ValueError(f"--tf32 is for a GPU, and this run is on {device}; leave it out, or choose --device cuda")
+    require_inputs(arguments)
     folder = Path(arguments.checkpoint_dir)
     mend(folder, CHECKPOINTS)
     if distributed.restarted():         # by torchrun, after a failure: go on where that left off

@@ -106,7 +106,9 @@ li code{flex:none;min-width:2rem;text-align:right;color:var(--soft)}
 code,.groups b,summary b{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 @media (max-width:40rem){.map{grid-template-columns:minmax(0,1fr)}.tiles{gap:.5rem}\
 .tiles>div{padding:.5rem .8rem}.verdict{top:.55rem}
-.groups{padding-left:1rem}th,td{padding:.4rem .6rem}
+.groups{padding-left:1rem}table{font-size:.8125rem}th,td{padding:.4rem}thead th{white-space:normal}
+.share{min-width:0;justify-content:end}.share .bar{display:none}.share span{min-width:0}
+td:has(.share){width:auto}
 .code>summary{grid-template-columns:.8rem 2.6rem 1fr auto}.preview{grid-column:2/-1}}
 @media print{html{font-size:11px}body{max-width:none;padding:0;background:none}
 nav,.numbers:not([open]){display:none}table{font-size:.8rem}h2,section>p{break-after:avoid}

@@ -52,6 +52,8 @@ for attempt in range(kills):
     while saved() == before and time.monotonic() < until:           # until it trains
         time.sleep(0.002)
     time.sleep(generator.uniform(0, 0.15))
+    while attempt % 2 and time.monotonic() < until and not any(name.endswith(".tmp") for name in os.listdir("run")):
+        pass                                                        # every other one within a write
     os.kill(child, signal.SIGKILL)
     code = os.waitpid(child, 0)[1]
     figures["kills"] += code == signal.SIGKILL
@@ -99,7 +101,7 @@ def test_eighty_runs_killed_around_their_saves_leave_whole_files(place):
     code, figures, names = json.loads(done.stdout.splitlines()[-1])
     print(f"\n{figures['kills']} kills, {figures['in a write']} of them within a write; "
           f"{figures['epochs'][-1]} epochs kept")
-    assert code == 0 and figures["kills"] >= 50 and figures["in a write"] > 0
+    assert code == 0 and figures["kills"] >= 50 and figures["in a write"] > 10
     assert figures["epochs"] == sorted(figures["epochs"])
     assert names == ["best.ckpt", "last.ckpt", "metrics.jsonl"]
 

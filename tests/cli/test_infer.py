@@ -167,6 +167,18 @@ def test_what_was_trained_on_is_found_from_another_folder_and_moves_with_it(trai
     assert np.array_equal(np.load("second.npy"), np.load("../first.npy"))
 
 
+def test_an_input_that_is_not_there_is_said_before_an_output_that_is(trained, capsys):
+    for name in ("semantic_ids.json", "r.html"):
+        Path(name).write_text("kept")
+    for argv, missing in ((["--ckpt", "none.ckpt"], "none.ckpt"), (["--ckpt", "--data", "none.npy"], "none.npy"),
+                          (["--ckpt", "--data", "items.npy", "--item-ids", "none.txt"], "none.txt"),
+                          (["--ckpt", "--names", "none.json"], "none.json"), (["--ckpt", "--data", "items.npy", "--append-to", "none.json"], "none.json"),
+                          (["--ids", "none.json", "--report", "r.html"], "none.json")):
+        said = refused(argv, capsys)
+        assert missing in said and "exists;" not in said
+    assert "semantic_ids.json exists; replace it by --overwrite" in refused(["--ckpt"], capsys)
+
+
 def test_a_report_says_where_its_ids_are_others_than_train_judged(trained, capsys):
     for method, said in (("optimal", True), ("none", False), ("suffix", False)):
         assert infer.main(["--ckpt", "--unique", method, "--output", f"{method}.npy", "--report"]) == 0

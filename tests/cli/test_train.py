@@ -150,6 +150,13 @@ def test_resume_past_the_asked_epochs_has_nothing_to_do(features, capsys):
     assert "already trained 3 of 2 epochs" in capsys.readouterr().out
 
 
+def test_an_input_that_is_not_there_is_said_before_a_run_that_is(features, capsys):
+    assert train.main(["--data", features, "--epochs", "0", *TINY]) == 0
+    for argv in (["--data", "none.npy"], ["--data", features, "none.npy"], ["--data", features, "--item-ids", "none.npy"],
+                 ["--texts", "none.npy"], ["--data", features, "--from", "none.npy", "--keep", "none.npy"]):
+        assert "none.npy does not exist" in refused(argv, capsys)
+
+
 def test_resume_without_a_path_passes_over_a_damaged_file_and_says_so(features, capsys):
     options = ["--data", features, *TINY]
     train.main([*options, "--epochs", "3"])
