@@ -202,7 +202,11 @@ class RunState:
             raise ValueError(f"optimizers is {what}, {path} was begun with another; give the same, or start a new run")
 
     def _take(self, loaded, extra):
-        self.optimizer.load_state_dict(loaded["optimizer_states"][0])
+        saved, own = loaded["optimizer_states"][0], self.optimizer.state_dict()
+        if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]] \
+                or not saved["state"].keys() <= {index for group in own["param_groups"] for index in group["params"]}:
+            raise ValueError("its optimizer has the state of other weights")            # which torch would pass over
+        self.optimizer.load_state_dict(saved)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(loaded["lr_schedulers"][0])
         self._fuse()
@@ -216,6 +220,8 @@ class RunState:
         self.epoch, self.batch = int(extra["epoch"]), int(extra["batch"])
         self.rng, self.epoch_rng = extra["rng"], extra["epoch_rng"]
         self.best, self.history = float(extra["best"]), list(extra["history"])
+        if [row.get("epoch") for row in self.history] != [*range(self.epoch - len(self.history), self.epoch)]:
+            raise ValueError(f"its history is not of the {len(self.history)} epochs before epoch {self.epoch}")
         if not distributed.rank():              # the file has the sums of all processes
             self.means.load_state_dict(extra["means"], next(self.model.parameters()).device)
         if self.model.assign is not None:

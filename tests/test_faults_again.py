@@ -359,6 +359,17 @@ def test_a_feature_file_that_changes_under_the_work_is_an_error_and_nothing_is_w
     assert not Path("semantic_ids.json").exists() and not Path("run/last.ckpt").exists()
 
 
+def test_features_that_change_once_the_ids_are_made_leave_none(place, monkeypatch, capsys):
+    """What a command shows at its end reads them again: it ended with 2, and the IDs stood there."""
+    from rqvae.ids import publishing
+    written = publishing.write_outputs
+    monkeypatch.setattr("rqvae.cli.infer.write_outputs", lambda *a, **k: (written(*a, **k), os.truncate("items.npy", 5000))[0])
+    before = sorted(contents())
+    assert infer.main(["--ckpt", "--data", "items.npy"]) == 2
+    said = capsys.readouterr().err
+    assert sorted(contents()) == before and "items.npy ends before byte" in said and "cut short while in use" in said
+
+
 @pytest.mark.parametrize("name", ["encoder.layers.0.weight", "quantizer.levels.1.embeddings.weight", "feature_scale",
                                   "decoder.layers.0.bias", "feature_mean"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

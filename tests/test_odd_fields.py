@@ -101,7 +101,8 @@ def test_some_odd_fields_of_a_checkpoint_are_one_sentence_that_names_it(place, c
 
 KNOWN = {       # each went wrong once
     "report": [(("rqvae", "history", 0, "epoch"), None), (("rqvae", "history", 0, "epoch"), 10 ** 30), (("rqvae", "history", 0, "seconds"), []),
-               (("rqvae", "history", 0, "perplexity"), -1), (("rqvae", "history", 0, "lr"), -1)],
+               (("rqvae", "history", 0, "perplexity"), -1), (("rqvae", "history", 0, "lr"), -1),
+               (("rqvae", "history", 0, "perplexity"), [1.0]), (("rqvae", "history", 0, "codes_used"), [1] * 9)],
     "infer": [(("rqvae", "notes", "data"), []), (("rqvae", "notes", "data"), [None]), (("rqvae", "notes", "key"), ""),
               (("rqvae", "notes", "text_style"), 0.5), (("rqvae", "notes", "blended"), torch.ones(2))],
     "resume": [(("rqvae", "notes", "seed"), None), (("rqvae", "notes", "val_fraction"), 10 ** 30), (("rqvae", "assign", "prices"), 10 ** 30),

@@ -194,6 +194,11 @@ def test_resuming_weights_alone_is_refused(tmp_path):
 @pytest.mark.parametrize("damage", [
     lambda ckpt: ckpt["optimizer_states"].__setitem__(0, {"state": 5}),
     lambda ckpt: ckpt["optimizer_states"][0]["param_groups"][0].__setitem__("params", []),
+    lambda ckpt: ckpt["optimizer_states"][0]["param_groups"][0].update(params=[99] * 10),
+    lambda ckpt: ckpt["optimizer_states"][0].update(
+        state={str(index): moments for index, moments in ckpt["optimizer_states"][0]["state"].items()}),
+    lambda ckpt: ckpt["rqvae"].update(epoch=9),
+    lambda ckpt: ckpt["rqvae"]["history"].extend(ckpt["rqvae"]["history"]),
     lambda ckpt: ckpt["rqvae"].pop("rng"),
     lambda ckpt: ckpt["rqvae"]["rng"].__setitem__("torch", torch.zeros(3)),
     lambda ckpt: ckpt["rqvae"].__setitem__("epoch", "many"),

@@ -88,16 +88,17 @@ def work(job) -> int:
     if job.method:
         resolution = unique_ids(model, table, codes, method=job.method, taken=taken)
     ids = codes if resolution is None else resolution.codes
+    # All that reads the features comes before the names: changed meanwhile, nothing is written.
     with together():                # the report's page, the model and the IDs that they are of, or nothing
         model_written = write_model(job)
         written = write(job, ids, codes) if job.outputs else ""
         if arguments.report is not None:
             judge(job, codes, names, resolution)
-    if arguments.report is None:
-        show(job, codes, table)
-    if resolution is not None and (len(resolution.moved) or arguments.unique):
-        cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
-        say_lines(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
+        else:
+            show(job, codes, table)
+        if resolution is not None and (len(resolution.moved) or arguments.unique):
+            cost = None if job.method == "suffix" else resolving_cost(model, table, codes, *resolution[:2])
+            say_lines(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
         say_lines(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
     for sentence in filter(None, (*model_written, written)):

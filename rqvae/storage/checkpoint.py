@@ -183,6 +183,9 @@ def check_kinds(checkpoint, path) -> None:
     faults += [f"history[{row}][{some([repr(name)])}] is {some([brief(value)])}"
                for row, values in enumerate(rows if not faults and rows else ()) for name, value in values.items()
                if not isinstance(name, str) or not _is_figure(name, value)]
+    for name in ("codes_used", "perplexity"):           # of each level
+        lengths = {len(values[name]) for values in rows if name in values} if not faults and rows else ()
+        faults += [f"history has {name} of {' and of '.join(map(str, sorted(lengths)))} levels"] * (len(lengths) > 1)
     faults += [f"blended is {some([brief(notes['blended'], 40)])}"] if isinstance(notes, dict) and not isinstance(
         notes.get("blended", False), (bool, type(None))) else []
     if faults:

@@ -18,6 +18,7 @@ RECORD = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.set")
 _RECORD_LIMIT = 2**20               # bytes
 _set = contextvars.ContextVar("files that wait for their names", default=None)
 _expected = {}                      # real path -> what was there when a command looked, before its work
+_led = {}                           # path as it was named -> the real one then
 _outdated = contextvars.ContextVar("files that go when those have them", default=None)
 
 
@@ -56,6 +57,7 @@ def expect(path) -> None:
                 f"{min(target, other)} and {max(target, other)} are both to be written, but nothing is a file and a "
                 "folder; choose another name for one of them")
     _expected[target] = identity(target)
+    _led[os.path.abspath(path)] = target
 
 
 def is_expected(path) -> bool:
@@ -66,6 +68,7 @@ def is_expected(path) -> bool:
 def expect_nothing() -> None:
     """A command begins or ends: what another one looked at is nobody's concern any more."""
     _expected.clear()
+    _led.clear()
 
 
 def remove_outdated(path) -> None:
@@ -123,7 +126,8 @@ def _name_all(waiting):
         try:
             for file in order:
                 now = identity(file.target)
-                if _expected.get(file.target, now) != now or now and not file.replace:
+                led = _led.get(os.path.abspath(file.path), file.target)         # a link may have taken its place
+                if _expected.get(file.target, now) != now or led != file.target or now and not file.replace:
                     raise FileExistsError(errno.EEXIST, APPEARED, str(file.path))
                 if len(waiting) > 1:
                     file.keep_old()

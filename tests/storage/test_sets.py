@@ -150,6 +150,14 @@ def test_a_set_leaves_what_others_did_to_a_file_since_the_command_looked(tmp_pat
                 write_atomically(new, writes(b"ours"))
         assert here(tmp_path) == before[1]
     new.rmdir()
+    path.unlink()
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    expect(path)
+    path.symlink_to("theirs")                               # where nothing was
+    with pytest.raises(FileExistsError, match="appeared or was changed while this was at work"):
+        write_atomically(path, writes(b"ours"))
+    assert (tmp_path / "theirs").read_bytes() == b"theirs" and path.is_symlink()
+    path.unlink(), (tmp_path / "theirs").unlink()
     path.write_bytes(b"old")
     expect(path), expect(new)
     for _ in range(2):
