@@ -74,6 +74,16 @@ def collision_report(codes, *, features_groups=None) -> dict:
     return report
 
 
+def sharing(codes) -> np.ndarray:
+    """(N, L) int64 -> (N,) bool, the items that have their ID in common with others."""
+    keys = id_keys(codes)
+    order = np.argsort(keys)
+    keys = keys[order]
+    same, found = keys[1:] == keys[:-1], np.zeros(len(keys), bool)
+    found[order[1:][same]] = found[order[:-1][same]] = True
+    return found
+
+
 def collision_ranks(codes) -> tuple[np.ndarray, np.ndarray]:
     """Each item's place among the items of its ID, 0, 1, ... in row order, and their number.
 

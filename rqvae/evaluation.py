@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from .codes import as_codes, level_sizes
-from .collisions import collision_ranks, collision_report, row_keys
+from .collisions import collision_report, row_keys, sharing
 from .functional import perplexity
 from .inference import CUDA_UNLESS_NAMED, as_input, batch_inference, evaluating, features_of, resolve_device
 
@@ -173,14 +173,16 @@ def feature_groups(table, codes):
         table: a `FeatureTable` (N, D), of which nothing is read where `check` has seen it.
         codes: (N, L) int64, as the model gives them, so that equal features have equal codes.
     """
-    groups = torch.arange(len(table))
-    alike = torch.from_numpy((collision_ranks(as_codes(codes))[1] > 1).nonzero()[0])
+    groups, alike = np.arange(len(table)), np.flatnonzero(sharing(as_codes(codes)))
     if len(alike):
-        keys = table.row_keys(alike.numpy())
+        keys = table.row_keys(alike)
         order = np.argsort(keys)                    # not `unique`, which takes three times the memory of many rows
+        alike = alike[order]
         keys = keys[order]
-        groups[alike[torch.from_numpy(order)]] = len(table) + torch.from_numpy(
-            np.cumsum(np.diff(keys, prepend=keys[0]) != 0))
+        del order
+        numbers = np.cumsum(np.concatenate([[False], keys[1:] != keys[:-1]]))
+        numbers += len(table)
+        groups[alike] = numbers
     return groups
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rqvae.collisions import collision_ranks, collision_report, id_keys, row_keys
+from rqvae.collisions import collision_ranks, collision_report, id_keys, row_keys, sharing
 
 
 def by_hand(codes):
@@ -93,3 +93,10 @@ def test_keys_of_rows_are_equal_for_equal_rows_only():
     keys = row_keys(features.numpy())
     assert keys[0] == keys[1] != keys[2]
     assert len(np.unique(keys)) == len(features.unique(dim=0))
+
+
+@pytest.mark.parametrize("items", [1, 2, 500])
+def test_items_that_share_an_id_are_those_whose_id_occurs_twice(items):
+    codes = np.random.default_rng(items).integers(0, 30, (items, 2))
+    counts = collections.Counter(map(tuple, codes.tolist()))
+    assert sharing(codes).tolist() == [counts[tuple(row)] > 1 for row in codes.tolist()]
