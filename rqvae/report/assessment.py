@@ -168,7 +168,9 @@ def assess(codes, num_embeddings, *, model=None, features=None, before=None, res
 def one_of_each(groups, last=None) -> np.ndarray:
     """(distinct,) a row of each of the groups (N,), one that `last` (N,) bool does not name where there is such."""
     groups = np.asarray(groups)
-    order = np.arange(len(groups)) if last is None else np.argsort(np.asarray(last), kind="stable")
+    if last is None:
+        return np.sort(np.unique(groups, return_index=True)[1])
+    order = np.argsort(np.asarray(last), kind="stable")
     return np.sort(order[np.unique(groups[order], return_index=True)[1]])
 
 
