@@ -260,9 +260,9 @@ def check_num_embeddings(arguments, codes) -> None:
 def compare(arguments, ids, manifest) -> dict:
     """What is left in `ids`, of which there may be a manifest, of the older ones."""
     old = import_semantic_ids(arguments.against, arguments.ids_format, num_embeddings=arguments.num_embeddings)
-    before, now = ([piece[2] for piece in pieces_of(one)] for one in (verified_manifest(arguments.against), manifest))
-    other = [one != two for one, two in zip(before, now) if form_of(one) == form_of(two)]     # else nobody can tell
-    if ids.item_ids is None and old.item_ids is None and (len(now) < len(before) or any(other)):
+    before, now = ({(first, form_of(checksum)): checksum for first, _, checksum in pieces_of(one)}
+                   for one in (verified_manifest(arguments.against), manifest))
+    if ids.item_ids is None and old.item_ids is None and (len(now) < len(before) or differences(before, now)):
         warn(f"{arguments.ids} and {arguments.against} were made from other features, and have no item IDs; they are "
              "compared row by row, as if these were the same items")
     try:

@@ -68,12 +68,11 @@ def add_piece(table, rows, before=(), first=0) -> list:
 
 
 def pieces_of(manifest) -> list:
-    """Those of a manifest, see `add_piece`; of one of 1.2 and before those of a first generation."""
+    """Those of a manifest, see `add_piece`; of one of 1.2 and before its own, not those of the generation before it."""
     manifest = manifest if isinstance(manifest, dict) else {}
-    made = manifest.get("features") or {}
-    count, whole = manifest.get("items"), [[0, manifest.get("items"), made.get("checksum")]]
-    pieces = made.get("of items", whole if count and not manifest.get("published before")
-                      and made.get("items") == count else [])
+    made, before, count = manifest.get("features") or {}, manifest.get("published before"), manifest.get("items")
+    pieces = made.get("of items", [[before, count, made.get("checksum")]] if manifest
+                      and made.get("items") == count - before else [])
     return [piece for piece in pieces if isinstance(piece, list) and len(piece) == 3 and isinstance(piece[2], str)
             and all(type(end) is int and end >= 0 for end in piece[:2]) and form_of(piece[2])] \
         if isinstance(pieces, list) else []

@@ -112,9 +112,11 @@ def prepare(arguments) -> Job:
     table = items.dataset.table
     table.check()
     then = identity.recorded("checkpoint", {"notes": notes})
-    if identity.differences({"item IDs": then.get("item IDs")}, table=table):
-        raise ValueError(f"{table.source} has other item IDs than {resume_from} was begun with (renamed, or in another "
-                         "order); put those back, or start a new run in another --checkpoint-dir")
+    differ = identity.differences(then, table=table)        # of 1.0's batches not every row is compared
+    if differ:
+        raise ValueError(f"{table.source} has other {' and other '.join(differ)} than {resume_from} was begun with "
+                         "(changed, renamed, or in another order); put those back, or start a new run in another "
+                         "--checkpoint-dir")
     if arguments.val_fraction is None and round(len(table) * settings["val_fraction"]) < 1:
         settings["val_fraction"] = 0.0      # a tenth or more of few items is not what anybody asked for
     settings = {**settings, **of_parts(table, settings)}

@@ -127,9 +127,9 @@ def merge_shards(shards, output, model, features) -> np.ndarray:
         differ = differences(then, _own(shard, codes, features), model=model, table=features,
                              rows=shard.rows(len(features)))
         if silent or differ:
-            what = f"is of other {' and other '.join(differ)}" if differ else \
-                f"has no {record.name} that says what made it"
-            raise ValueError(f"{path} {what}; make it again by --shard {shard.index}/{shard.count} --overwrite")
+            what = f"is of other {' and other '.join(differ)}; name what it was made of, or" if differ else \
+                f"has no {record.name} that says what made it;"
+            raise ValueError(f"{path} {what} make it again by --shard {shard.index}/{shard.count} --overwrite")
         parts.append(codes)
     return np.concatenate(parts)
 

@@ -312,7 +312,7 @@ def in_bfloat16():
     did(train, *NAMED, *SIZES, "--amp", "--checkpoint-dir", "amp")
 
 
-OTHER_DATA, OTHER_IDS = "was trained on other data, or on this data in another order", "has other item IDs than checkpoints/last.ckpt"
+OTHER_DATA, OTHER_IDS = (f"has other {what} than checkpoints/last.ckpt" for what in ("features", "item IDs"))
 NO_MORE, NOT_MADE = "items.npy does not hold the features any more", "does not hold the features that pub.json was made from"
 RENAMED = "item IDs were renamed, or put in another order"
 CHANGED, WRONG = "published items get other codes by all.npy than in", "does not hold the features of the items that it"
@@ -523,12 +523,15 @@ ODD = [[], {}, 3, None, "x", [[1]], -1, 1e400, True]
 @pytest.mark.parametrize("argv", [[*APPEND, "pub.json"], VERIFY, ["--ids", "pub.json", "--report", *NAMED]], ids=lambda argv: argv[0])
 def test_odd_fields_of_a_manifest_are_refused_in_its_name_or_change_nothing(here, capsys, argv):
     whole = json.loads(Path("pub.json.manifest").read_text())
-    for name in whole:
-        for value in ODD:
-            Path("pub.json.manifest").write_text(json.dumps({**whole, name: value}))
-            code = infer.main([*argv, "--overwrite"] if "--output" in argv else argv)
-            said = capsys.readouterr().err
-            assert code in (0, 1) or code == 2 and "pub.json" in said, (name, value, said)
+    made, features = whole["checkpoint"], whole["features"]
+    odd = [*((name, {**whole, name: value}) for name in whole for value in ODD),
+           *((name, {**whole, "checkpoint": {**made, name: value}}) for name in made for value in ODD),
+           *((name, {**whole, "features": {**features, name: value}}) for name in features for value in ODD)]
+    for name, manifest in odd:
+        Path("pub.json.manifest").write_text(json.dumps(manifest))
+        code = infer.main([*argv, "--overwrite"] if "--output" in argv else argv)
+        said = capsys.readouterr().err
+        assert code in (0, 1) or code == 2 and "pub.json" in said, (name, manifest, said)
 
 
 def test_integer_item_ids_that_look_like_rows_are_found_by_item_id(here, capsys):

@@ -11,6 +11,7 @@ import infer
 import train
 from samples import clustered
 from rqvae import load_semantic_ids
+from rqvae.cli.recorded import pieces_of
 
 SIZES = ["--num-embeddings", "16", "--hidden-dim", "16", "--latent-dim", "8", "--batch-size", "32", "--epochs", "2"]
 
@@ -154,3 +155,29 @@ def test_a_report_on_new_items_says_when_to_retrain(tmp_path, monkeypatch, capsy
     for data, warned in (("alike.npy", False), ("other.npy", True)):
         out = said(capsys, ["--data", data, "--output", f"{data}.json"], 0)
         assert "collapsed" not in out and ("a retraining pays" in out) == warned, out
+
+
+def test_generations_of_versions_that_noted_no_pieces_still_know_their_own_features(published, capsys):
+    """1.2 noted one checksum, of the items that were added; of a second generation it was passed over."""
+    assert infer.main([*APPEND, "pub.json"]) == 0
+    manifest = json.loads(Path("all.jsonl.manifest").read_text())
+    own = manifest["features"].pop("of items")[1:]
+    assert pieces_of(manifest) == own == [[200, 230, manifest["features"]["checksum"]]]
+    assert pieces_of({**manifest, "rows": [*range(20)], "items": 220}) == []       # of a table that has others, too
+
+
+def test_pieces_are_compared_where_they_stand(published, capsys):
+    """A generation that does not know what those before it were made of: its first piece is none of theirs."""
+    assert train.main(["--data", "old.npy", "--checkpoint-dir", "rows", *SIZES]) == 0
+    ckpt = ["--ckpt", "rows/best.ckpt"]
+    assert infer.main([*ckpt, "--output", "rows.json"]) == 0
+    assert infer.main([*ckpt, "--append-to", "rows.json", "--data", "new.npy", "--output", "more.json"]) == 0
+    whole = Path("more.json.manifest").read_text()
+    for change, told in ((lambda pieces: pieces, False), (lambda pieces: pieces[1:], False),
+                         (lambda pieces: [[0, 200, "3:" + "0" * 32], *pieces[1:]], True)):
+        manifest = json.loads(whole)
+        manifest["features"]["of items"] = change(manifest["features"]["of items"])
+        Path("more.json.manifest").write_text(json.dumps(manifest))
+        capsys.readouterr()
+        assert infer.main(["--ids", "more.json", "--against", "rows.json", "--report"]) == 0
+        assert ("were made from other features" in capsys.readouterr().err) == told

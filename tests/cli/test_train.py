@@ -19,7 +19,7 @@ from rqvae.cli.console import StopSignals
 from rqvae.cli.train import prepare
 from rqvae.cli.options import train_parser
 from samples import ROOT, TINY, clustered, in_a_process
-from rqvae import RqVae
+from rqvae import RqVae, identity
 from rqvae.items.tables import FeatureTable
 from rqvae.storage.checkpoint import load_checkpoint
 
@@ -171,7 +171,7 @@ def test_resume_on_changed_data_is_refused(features, capsys):
     np.save(features, clustered(200, seed=5).numpy())
     capsys.readouterr()
     assert train.main([*options, "--epochs", "2", "--resume"]) == 2
-    assert "was trained on other data" in capsys.readouterr().err
+    assert "items.npy has other features than checkpoints/last.ckpt was begun with" in capsys.readouterr().err
 
 
 def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
@@ -186,14 +186,17 @@ def test_every_row_counts_when_a_run_is_resumed(tmp_path, monkeypatch, capsys):
     rows[others] = rows[others[::-1]]
     np.save("items.npy", rows)
     assert train.main([*run, "--epochs", "2", "--resume"]) == 2
-    assert "was trained on other data" in capsys.readouterr().err
+    assert "items.npy has other features than" in capsys.readouterr().err
 
 
 CHECKSUM = FeatureTable.checksum
 
 
-@pytest.mark.parametrize("kept", [lambda table, rows=None: table.sampled_fingerprint(),
-                                  lambda table, rows=None: CHECKSUM(table, form=""),
+def sample_alone(table, rows=None):
+    return table.sampled_fingerprint()
+
+
+@pytest.mark.parametrize("kept", [sample_alone, lambda table, rows=None: CHECKSUM(table, form=""),
                                   lambda table, rows=None: CHECKSUM(table, form="2:")],
                          ids=["a sample of its rows, as 1.0", "another checksum, as 1.1", "another one, as 1.3.0"])
 def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path, monkeypatch, capsys, kept):
@@ -204,6 +207,8 @@ def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path,
         run = ["--data", "items.npy", "--preset", preset, *TINY, "--checkpoint-dir", preset]
         with monkeypatch.context() as earlier:
             earlier.setattr(FeatureTable, "checksum", kept)
+            if kept is sample_alone:                                        # and nothing of the items in the notes
+                earlier.setattr(identity, "of_items", lambda table: {})
             assert train.main([*run, "--epochs", "1"]) == 0
         begun = load_checkpoint(f"{preset}/best.ckpt")["rqvae"]["fingerprint"]
         assert train.main([*run, "--epochs", "2", "--resume"]) == 0
@@ -211,7 +216,27 @@ def test_a_run_of_an_earlier_version_which_kept_something_else_goes_on(tmp_path,
         assert load_checkpoint(f"{preset}/last.ckpt")["rqvae"]["fingerprint"] == begun
     np.save("items.npy", rows[::-1])
     assert train.main([*run, "--epochs", "3", "--resume"]) == 2
-    assert "was trained on other data" in capsys.readouterr().err
+    assert "items.npy has other features than" in capsys.readouterr().err
+
+
+def test_every_row_counts_once_a_run_of_1_0_was_gone_on_with(tmp_path, monkeypatch, capsys):
+    """Its batches stay known by a sample of the rows, and 1,904 others of 6,000 were trained on without a word."""
+    monkeypatch.chdir(tmp_path)
+    rows = clustered(6000, 4).numpy()
+    np.save("items.npy", rows)
+    run = ["--data", "items.npy", "--preset", "documented", *TINY, "--batch-size", "1024"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(FeatureTable, "checksum", sample_alone)
+        earlier.setattr(identity, "of_items", lambda table: {})
+        assert train.main([*run, "--epochs", "1"]) == 0
+    assert train.main([*run, "--epochs", "2", "--resume"]) == 0
+    others = np.setdiff1d(np.arange(6000), np.linspace(0, 5999, 4096).astype(np.int64))
+    rows[others] = rows[others[::-1]]
+    np.save("items.npy", rows)
+    before = Path("checkpoints/last.ckpt").read_bytes()
+    assert train.main([*run, "--epochs", "3", "--resume"]) == 2
+    assert "items.npy has other features than checkpoints/last.ckpt was begun with" in capsys.readouterr().err
+    assert Path("checkpoints/last.ckpt").read_bytes() == before
 
 
 def test_a_real_interrupt_saves_and_the_resumed_run_equals_a_straight_one(features):
