@@ -122,7 +122,8 @@ def _is_whole(content) -> bool:
             and 0 <= content["published before"] <= content["items"]
             and all(type(row) is int and row >= 0 for row in content.get("rows") or ())
             and content.get("unique") in (None, "optimal", "nearest", "suffix")
-            and all(isinstance(inner, (dict, type(None))) for inner in (made.get("options"), features.get("places"))))
+            and all(isinstance(inner, (dict, type(None))) for inner in (made.get("options"), features.get("places")))
+            and isinstance(features.get("folder"), (str, type(None))))
 
 
 def verified_manifest(path):
