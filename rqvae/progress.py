@@ -49,14 +49,18 @@ class EpochReport:
         now = time.monotonic()
         if self.alive and now - self.drawn > 0.2:
             self.drawn = now
-            batch = "" if (self.bar.ncols or _WIDE) < _WIDE else f", batch {self.run.batch}"
+            batches = _length(self.run.train_loader)
+            batch = f", batch {self.run.batch}" + (f" of {batches}" if batches else "")
+            batch = "" if (self.bar.ncols or _WIDE) < _WIDE else batch
+            self.bar.n = self.run.epoch + (min(self.run.batch / batches, 1.0) if batches else 0)
             self.bar.set_description(f"epoch {self.run.epoch + 1}/{self.max_epochs}{batch}", False)
             so_far = self.run.means.values().get("train_loss", float("nan"))
             self.bar.set_postfix_str(f"loss {so_far:.4g}, {_use(self.run.means.code_use())}")
 
     def epoch(self, row) -> None:
         """An epoch ended with this row of history; the first to show a collapse is said so."""
-        self.bar.update()
+        self.bar.set_description(f"epoch {row['epoch'] + 1}/{self.max_epochs}", False)
+        self.bar.update(row["epoch"] + 1 - self.bar.n)
         if self.events is not None:
             write_events(self.events, row)
         if self.alive:
@@ -84,6 +88,14 @@ class EpochReport:
         self.bar.close()
         if self.events is not None:
             self.events.close()
+
+
+def _length(loader) -> int:
+    """Batches of an epoch; 0 where the loader cannot tell."""
+    try:
+        return len(loader)
+    except TypeError:
+        return 0
 
 
 def shown(work, what, progress=True):

@@ -1,6 +1,8 @@
 """What a person sees of a running training, on a terminal and elsewhere."""
 
 import fcntl
+import io
+import itertools
 import os
 import pty
 import struct
@@ -44,6 +46,26 @@ def test_on_a_terminal_one_bar_shows_losses_and_use_of_the_codes(tmp_path):
     shown = shown.decode()
     assert "100%" in shown and "codes used" in shown and "perplexity" in shown and "loss" in shown
     assert shown.count("\n") < 5        # one bar that is drawn over, not a line an epoch
+
+
+def test_the_bar_moves_within_an_epoch(monkeypatch):
+    class Bar(tqdm):
+        seen = []
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **{**options, "disable": False, "file": io.StringIO()})
+
+        def set_postfix_str(self, words, *rest):
+            self.seen.append((self.n, self.desc))
+
+    monkeypatch.setattr(progress, "bar_class", lambda notebook: Bar)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    monkeypatch.setattr(progress.time, "monotonic", itertools.count().__next__)
+    fit(RqVae(12, 8, 4, 8), loader(clustered(80), 20), max_epochs=2, device="cpu")
+    within = [n for n, words in Bar.seen if "batch" in words]
+    assert len(within) >= 6 and all(0 < n % 1 < 1 or n in (1, 2) for n in within) and within == sorted(within)
+    assert any("batch 1 of 4" in words for _, words in Bar.seen)
+    assert [(n, words.strip(": ")) for n, words in Bar.seen if "batch" not in words] == [(1, "epoch 1/2"), (2, "epoch 2/2")]
 
 
 def test_a_collapse_is_said_while_it_happens_once_and_with_a_way_out(capsys):

@@ -74,6 +74,8 @@ class ArgumentParser(argparse.ArgumentParser):
             flag = unknown[0].split("=")[0]
             near = [known for known in self._option_string_actions if _initials(known) == flag.strip("-")] or \
                 difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
+            if not flag.startswith("-") and os.path.exists(unknown[0]):
+                near = [f"--data {unknown[0]}"]
             hint = f"did you mean {near[0]}?" if near else "--help lists what there is"
             self.error(f"unknown argument {unknown[0]}; {hint}")
         for action in self._actions:

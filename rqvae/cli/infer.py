@@ -101,7 +101,7 @@ def work(job) -> int:
             say_lines(resolution_text(resolution, len(codes), cost, len(job.published.codes) if job.published else 0))
     if arguments.report is None:
         say_lines(beside_published(job, ids) if job.published else shared_prefixes(ids, names))
-    for sentence in filter(None, (*model_written, written)):
+    for sentence in filter(None, (*model_written, written or "no IDs were written; --output FILE writes them")):
         say(sentence)
     return 0
 

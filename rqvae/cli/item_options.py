@@ -29,7 +29,7 @@ INTERACTIONS = {
                              ".json or .jsonl with a list of items for each user, .txt with a line a user, .csv, .tsv "
                              "or .parquet with a row an event, .npy with pairs; items by item ID, or by row (default "
                              "with --p5: the training part of its sequences)"),
-    "user_column": ("NAME", "column of --interactions with the user (default: what is called like it)"),
+    "user_column": ("NAME", "column of --interactions with the user (default: one called user, user_id or the like)"),
     "item_column": ("NAME", "column of --interactions with the item (the same)"),
     "time_column": ("NAME", "column of --interactions with the time (the same; without one the rows are in time "
                             "order)"),

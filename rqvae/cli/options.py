@@ -70,7 +70,7 @@ def train_parser(program="rqvae") -> ArgumentParser:
     model.add_argument("--num-quantizers", type=int, metavar="N", help="levels, so codes of an item")
     model.add_argument("--robust", action=argparse.BooleanOptionalAction, default=None,
                        help="draw in rows and columns that lie far beyond all others, so that they do not outweigh "
-                            "them; not with --preset documented")
+                            "them (default: on; never with --preset documented)")
     model.add_argument("--commitment-cost", type=float, metavar="F", help="weight of the commitment loss")
     model.add_argument("--activation", help="relu, gelu or silu")
     model.add_argument("--learning-rate", type=float, metavar="F", help="of the optimizer")

@@ -142,29 +142,40 @@ def as_recorded(options, checkpoint, folder=None) -> dict:
     Raises:
         FileNotFoundError: what the run was trained on is not there.
     """
+    named = {name: options[name] if isinstance(options[name], list) else [options[name]]
+             for name in ("data", "item_ids", "texts", "p5", "interactions") if options.get(name)}
+    for name, paths in named.items():
+        for path in paths:
+            _require_near(path, name, checkpoint)
+    relative = [path for paths in named.values() for path in paths if not Path(path).is_absolute()]
+    # As they were seen from the folder of the run, in which the checkpoint's folder mostly lies: all from one place, as
+    # a file of the same name may lie here.
+    places = [Path(), *list(Path(checkpoint).absolute().parents)[1:3], *([Path(folder)] if folder else [])]
+    base = next((place for place in places if all(_is_there(place / path) for path in relative)), Path())
     found = dict(options)
-    for name in ("data", "item_ids", "texts", "p5", "interactions"):
-        path = options.get(name)
-        if isinstance(path, list):
-            found[name] = [as_recorded({"data": one}, checkpoint, folder)["data"] for one in path]
-        if isinstance(path, str) and path.startswith(("\\\\", "//")):
-            raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not "
-                             f"believed; name it by --{name.replace('_', '-')} if you trust it")
-        if isinstance(path, str) and ("**" in path or glob.has_magic(os.path.dirname(path))) \
-                and not Path(path).exists():
-            raise ValueError(f"{path}, which {checkpoint} names, is sought in many folders, about which a file is not "
-                             f"believed; name it by --{name.replace('_', '-')}")
-        if not isinstance(path, str) or glob.has_magic(path) or Path(path).exists():
-            continue
-        # As it was seen from the folder of the run, in which the checkpoint's folder mostly lies.
-        places = [] if Path(path).is_absolute() else [*list(Path(checkpoint).absolute().parents)[1:3],
-                                                      *([Path(folder)] if folder else [])]
-        there = next((place / path for place in places if (place / path).exists()), None)
-        if there is None:
-            raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here"
-                                    f"{nearest_names(Path(path))}; name it by --{name.replace('_', '-')}")
-        found[name] = str(there)
+    for name, paths in named.items():
+        for path in paths:
+            if not _is_there(base / path):
+                raise FileNotFoundError(f"{path}, which {checkpoint} was trained on, is not here"
+                                        f"{nearest_names(Path(path))}; name it by --{name.replace('_', '-')}")
+        paths = [str(base / path) for path in paths]
+        found[name] = paths if isinstance(options[name], list) else paths[0]
     return found
+
+
+def _require_near(path, name, checkpoint):
+    """Refuse to follow a file to the network, or through many folders."""
+    option = "--" + name.replace("_", "-")
+    if path.startswith(("\\\\", "//")):
+        raise ValueError(f"{path}, which {checkpoint} names, is on the network, about which a file is not believed; "
+                         f"name it by {option} if you trust it")
+    if ("**" in path or glob.has_magic(os.path.dirname(path))) and not Path(path).exists():
+        raise ValueError(f"{path}, which {checkpoint} names, is sought in many folders, about which a file is not "
+                         f"believed; name it by {option}")
+
+
+def _is_there(path) -> bool:
+    return path.exists() or glob.has_magic(path.name) and any(glob.iglob(str(path)))
 
 
 def like_recorded(given, recorded, where) -> dict:

@@ -348,7 +348,8 @@ def report(job, history) -> None:
     if model.parts:             # each with its share, whatever its units
         errors["relative_mse"] = errors["relative_mse_robust"]
     seconds = sum(row["seconds"] for row in history)
-    of = f", best after epoch {epochs_done(chosen)}" if epochs_done(chosen) < len(history) else ""
+    of = "" if epochs_done(chosen) >= len(history) else f", best after epoch {epochs_done(chosen)}" + (
+        "" if job.settings["preset"] == "documented" else " by the reconstruction error of the items held out")
     say_lines(f"\nTrained {counted(len(history), 'epoch')} in {seconds:.0f} s{of}; over all items:" if history else
               "\nThe starting point, with no epoch trained; over all items:")
     say_lines(summary(statistics, collision_report(codes, features_groups=groups), errors["relative_mse"],

@@ -46,6 +46,12 @@ class SemanticIds(NamedTuple):
     item_ids: list | None           # N, all text or all integers, or None where the rows are the items
     names: list[str] | None         # N, or None where the file has none
 
+    def __repr__(self):
+        labels = {name: f"{values[0]!r}, ..." if values else None
+                  for name, values in (("item_ids", self.item_ids), ("names", self.names))}
+        return (f"SemanticIds(codes: {' x '.join(map(str, np.shape(self.codes)))}, "
+                f"item_ids: {labels['item_ids']}, names: {labels['names']})")
+
 
 @spelled
 def save_semantic_ids(codes: Any, path: str | os.PathLike, *, item_ids: Sequence | None = None,

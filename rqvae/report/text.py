@@ -268,4 +268,6 @@ def shared_prefixes(codes, names=None, *, groups=4, members=4, published=0) -> s
             mark = "new: " if published and row >= published else ""
             lines.append(f"      {' '.join(map(str, codes[row].tolist())):<14} {mark}"
                          f"{shown(names[row]) if names else f'row {row}'}")
+        if len(rows) > members:
+            lines.append(f"      and {len(rows) - members:,} more")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import torch
 import infer
 import train
 from samples import TINY, clustered
-from rqvae import RqVae
+from rqvae import RqVae, load_semantic_ids
 from rqvae.items import texts
 from rqvae.items.blending import BlendedTable
 from rqvae.cli.sources import open_interactions, open_items
@@ -187,6 +187,25 @@ def test_the_key_of_the_run_is_taken_and_another_one_of_its_file_refused(place, 
     capsys.readouterr()
     assert infer.main(["--data", "items.npz", "--key", "image", "--output", "c.npy"]) == 2
     assert "--key is image, but checkpoints/best.ckpt was trained with text" in capsys.readouterr().err
+
+
+def test_what_a_run_had_together_is_found_together(place, monkeypatch, capsys):
+    """A file here of the name of one of them was taken for it, and the others were blamed."""
+    np.save("items.npy", clustered(60).numpy())
+    Path("ids.txt").write_text("".join(f"B{row}\n" for row in range(60)))
+    assert train.main(["--data", "items.npy", "--item-ids", "ids.txt", "--epochs", "1", *TINY]) == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    Path("ids.txt").write_text("".join(f"C{row}\n" for row in range(60)))
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "ids.json"]) == 0
+    assert load_semantic_ids("ids.json").item_ids[:2] == ["B0", "B1"]
+    np.save("items.npy", np.load("../items.npy"))           # now both are here, and the IDs are of others
+    capsys.readouterr()
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "x.json"]) == 2
+    assert "items.npy does not hold the item IDs any more" in capsys.readouterr().err
+    Path("ids.txt").unlink(), Path("../items.npy").unlink()
+    assert infer.main(["--ckpt", "../checkpoints/best.ckpt", "--output", "x.json"]) == 2
+    assert "ids.txt, which ../checkpoints/best.ckpt was trained on, is not here" in capsys.readouterr().err
 
 
 def test_a_run_s_items_are_found_from_another_folder(place, monkeypatch, capsys):

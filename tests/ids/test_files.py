@@ -311,3 +311,8 @@ def test_no_reader_of_lines_sees_more_lines_than_items(tmp_path):
     assert len((tmp_path / "ids.jsonl").read_text("utf-8").splitlines()) == 6
     loaded = load_semantic_ids(tmp_path / "ids.jsonl")
     assert loaded.item_ids == odd and loaded.names == odd
+
+
+def test_what_was_loaded_shows_in_a_line_whatever_it_holds(tmp_path):
+    save_semantic_ids(np.arange(6000).reshape(2000, 3), tmp_path / "ids.jsonl", item_ids=[f"B{row}" for row in range(2000)])
+    assert repr(load_semantic_ids(tmp_path / "ids.jsonl")) == "SemanticIds(codes: 2000 x 3, item_ids: 'B0', ..., names: None)"

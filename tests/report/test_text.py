@@ -131,6 +131,7 @@ def test_shared_prefixes_are_those_of_a_dictionary(sizes):
         prefix = shared[round(place * (len(shared) - 1) / max(1, count - 1))]
         expected.append(f"  {' '.join(map(str, prefix))}  ({len(groups[prefix]):,} items)")
         expected += [f"      {' '.join(map(str, codes[row])):<14} row {row}" for row in groups[prefix][:4]]
+        expected += [f"      and {len(groups[prefix]) - 4} more"] * (len(groups[prefix]) > 4)
     assert shared_prefixes(codes).split("\n") == expected
     assert shared_prefixes(torch.from_numpy(codes)).split("\n") == expected
 
