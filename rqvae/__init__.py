@@ -7,7 +7,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "1.3.1"
+__version__ = "1.3.2"
 
 _MENU = {
     "model": ["RqVae"],
