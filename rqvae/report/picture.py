@@ -82,7 +82,8 @@ def _draw_map(axes, plane):
                      label=label if len(label) < 34 else label[:33] + "…")
     axes.set(title="Items by first code", xticks=[], yticks=[])
     if plane.groups:
-        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, frameon=False,
+        axes.legend(title="first code, and words of its items", title_fontsize=7.5, fontsize=7.5, ncols=2,
+                    loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False,
                     markerscale=2, handletextpad=0.1, columnspacing=0.8)
 
 
@@ -92,16 +93,20 @@ def _draw_loss(axes, history):
         if any(row.get(key) is not None for row in history):
             axes.plot(epochs, [row.get(key, np.nan) for row in history], label=label)
     axes.set(title="Reconstruction loss", xlabel="epoch")
+    axes.set_ylabel("squared units of the features", fontsize=8)
     if axes.lines:
         axes.legend(frameon=False)
 
 
 def _draw_use(axes, codes, sizes):
+    most = 1
     for level, (column, size) in enumerate(zip(codes.T, sizes), start=1):
-        axes.plot(np.sort(np.bincount(column, minlength=size))[::-1], label=f"level {level}")
+        items = np.sort(np.bincount(column, minlength=size))[::-1]
+        axes.plot(items, label=f"level {level}")
+        most = max(most, items[0])
     for size in sorted(set(sizes)):
         axes.axhline(len(codes) / size, color="gray", linestyle="--",
                      label="all alike" if len(set(sizes)) == 1 else f"{size} alike")
     axes.set(title="Items on each code", xlabel="codes, the most used first", yscale="symlog")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=1.5 * most)         # below which one code may stand far above all others
     axes.legend(frameon=False)

@@ -46,7 +46,7 @@ def test_a_run_hands_on_its_options(folder):
 @pytest.mark.parametrize("content, words", [
     ('{"epoch": 3}', "sets epoch, which is no option; did you mean epochs?"),
     ('{"fro": "a.ckpt"}', "sets fro, which is no option; did you mean from?"),
-    ('{"from": "none.ckpt"}', "--from and --keep go together"),
+    ('{"from": "run.json"}', "--from and --keep go together"),         # a file that is there
     ('{"epochs": "3"}', "sets epochs to '3'; it must be a whole number"),
     ('{"amp": 1}', "sets amp to 1; it must be true or false"),
     ('{"activation": ""}', "sets activation to ''; it must be a text that is not empty"),
