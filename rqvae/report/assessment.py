@@ -284,7 +284,7 @@ def _error_measures(errors, spreads, split, bits):
         few = len(errors[rows]) < SOME
         return _judged("kept", label, _figure(error, 3), error, name,
                        judge=not few and (bits >= BITS or error > HOPELESS),
-                       healthy=f"at most {bound:.2f}" + (", with more items" if few else
+                       healthy=f"at most {bound:.2f}" + ("; too few items" if few else
                                                          "" if bits >= BITS else " with 3 x 256 codes"))
 
     if split is None:
@@ -326,7 +326,7 @@ def _use_measures(statistics, unsettled_items, known, balanced):
         room = max(usable_codes(codes, items), 1)
         enough = items >= ENOUGH * codes
         judge = enough or known and used < room / FAIR
-        more = "" if enough else ", with more items"
+        more = "" if enough else "; too few items"
         found.append(_judged("used", f"level {level}: codes used", f"{used:,} of {codes:,}", used / room, "usage",
                              healthy=f"all{more}", judge=judge))
         bound = HEALTHY["perplexity"].bound
@@ -369,7 +369,7 @@ def _neighbour_measures(quality, codes, sizes, distinct):
     """`distinct`: items without their doubles; the ten nearest of many that are alike are any ten."""
     found = []
     unlike = " with 3 x 256 codes" if _bits(sizes) < BITS else " in small catalogues" if len(codes) > SMALL else \
-        ", with more items" if distinct < DISTINCT else \
+        "; too few items" if distinct < DISTINCT else \
         " where items differ" if distinct < (1 - FEW_ALIKE) * len(codes) else ""
     healthy, judge = f"at least {HEALTHY['recall'].bound:.2f}{unlike}", not unlike
     for key, label in (("recall_reconstruction", "neighbours found, ID to IDs"),
@@ -382,7 +382,7 @@ def _neighbour_measures(quality, codes, sizes, distinct):
     for key, label in (("neighbour_lift", "lift of neighbours"), ("pair_lift", "lift of the given pairs")):
         if key in quality:
             found.append(_judged("alike", label, _figure(quality[key], 1), quality[key], "lift", bound=bound,
-                                 healthy=f"at least {bound:.0f}" + ("" if enough else ", with more items"),
+                                 healthy=f"at least {bound:.0f}" + ("" if enough else "; too few items"),
                                  judge=enough))
     return found
 

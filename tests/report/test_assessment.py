@@ -70,7 +70,7 @@ def test_a_collapsed_tokenizer_is_poor_everywhere():
 def test_few_items_are_not_blamed_for_codes_that_they_cannot_use():
     codes = torch.randint(256, (90, 3))
     found = labelled(assess(codes, 256))
-    assert found["level 1: codes used"][3:5] == ("all, with more items", "")
+    assert found["level 1: codes used"][3:5] == ("all; too few items", "")
     assert labelled(assess(torch.zeros(90, 3, dtype=torch.int64), 256))["level 1: codes used"].verdict == "poor"
     drawn = [len(torch.randint(256, (90,)).unique()) for _ in range(300)]
     assert usable_codes(256, 90) == pytest.approx(sum(drawn) / 300, abs=2)
@@ -183,7 +183,7 @@ def test_fewer_ids_than_items_are_the_thing_to_change():
 def test_the_error_of_a_handful_of_items_is_not_judged(tokenizer):
     model, table, codes = tokenizer
     found = labelled(assess(codes, 8, model=model, features=table, split=(torch.arange(299), torch.arange(299, 300))))
-    assert found["error of the 1 item held out"][3:5] == ("at most 0.55, with more items", "")
+    assert found["error of the 1 item held out"][3:5] == ("at most 0.55; too few items", "")
 
 
 def test_a_model_of_the_recipe_is_not_told_to_become_one():
