@@ -130,7 +130,8 @@ def _run(arguments, load) -> int:
         warnings.simplefilter("always", UserWarning)
         try:
             try:
-                prepare, run = load()
+                with held_back():
+                    prepare, run = load()
                 job = prepare(arguments)
             except PREPARATION_ERRORS as error:
                 return _failed(error, 2, arguments)
@@ -161,6 +162,25 @@ def say_lines(text) -> None:
         if not isinstance(error, BrokenPipeError):
             print(f"warning: the standard output fails ({error.strerror}); results are not shown from here on",
                   file=sys.stderr)
+
+
+@contextlib.contextmanager
+def held_back():
+    """What interrupts does so at the end of the block: native code in the midst of an import ends the process with
+    words of its own, and leaves temporaries."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    previous = {number: signal.signal(number, lambda number, frame: came.append(number))
+                for number in (signal.SIGINT, *ENDS)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt(came[0])
 
 
 class StopSignals:

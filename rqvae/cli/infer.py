@@ -32,7 +32,7 @@ from ..report.text import (COLLAPSED, arrival_measures, collapse_advice, compari
                            foreign_words, freshness_text, holding_text, prefix_table, report_rows, report_text,
                            resolution_text, shared_prefixes, summary)
 from ..report.words import sizes_in_words
-from .console import say, say_lines
+from .console import held_back, say, say_lines
 from ..storage.sets import together
 from ..storage.words import counted
 from .options import DEFAULT_OUTPUT
@@ -114,7 +114,8 @@ def write_model(job) -> list:
         said.append(f"wrote the model to {arguments.save_pretrained}; "
                     f"RqVae.from_pretrained({arguments.save_pretrained!r}) loads it")
     if arguments.export:
-        export_program(job.model, arguments.export)
+        with held_back():               # it imports half of torch
+            export_program(job.model, arguments.export)
         said.append(f"wrote features -> codes as a program to {arguments.export}; it gives the codes of the model "
                     "alone, nothing is moved to make them unique")
     return said

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -133,3 +134,20 @@ def test_torchrun_is_told_the_sentence_for_the_end_of_its_account(monkeypatch, t
     assert main(["train", "--data", "nothing.npy"]) == 2
     told = json.loads((tmp_path / "error.json").read_text())["message"]
     assert told["extraInfo"]["py_callstack"] == capsys.readouterr().err.strip() and "nothing.npy" in told["message"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, *console.ENDS])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_held_back_interrupts_at_the_end_of_the_block(number, fails):
+    before, done = signal.getsignal(number), []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        with console.held_back():
+            os.kill(os.getpid(), number)
+            done.append(sum(range(10_000)))             # a signal is seen between two steps of Python
+            if fails:
+                raise ValueError("what went wrong meanwhile")
+    assert done and caught.value.args == (number,) and signal.getsignal(number) is before
+    with console.held_back():
+        done.append(None)
+    assert len(done) == 2
