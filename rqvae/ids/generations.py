@@ -123,7 +123,16 @@ def _is_whole(content) -> bool:
             and all(type(row) is int and row >= 0 for row in content.get("rows") or ())
             and content.get("unique") in (None, "optimal", "nearest", "suffix")
             and all(isinstance(inner, (dict, type(None))) for inner in (made.get("options"), features.get("places")))
-            and isinstance(features.get("folder"), (str, type(None))))
+            and isinstance(features.get("folder"), (str, type(None)))
+            and all(_is_place(name, value) for name, value in (features.get("places") or {}).items()))
+
+
+def _is_place(name, value) -> bool:
+    """Whether an option that names items can have this value."""
+    if name == "blended":
+        return isinstance(value, (bool, type(None)))
+    values = value if isinstance(value, list) and value else [value]
+    return value is None or all(isinstance(each, str) and each for each in values)
 
 
 def verified_manifest(path):

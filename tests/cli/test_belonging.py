@@ -526,7 +526,9 @@ def test_odd_fields_of_a_manifest_are_refused_in_its_name_or_change_nothing(here
     made, features = whole["checkpoint"], whole["features"]
     odd = [*((name, {**whole, name: value}) for name in whole for value in ODD),
            *((name, {**whole, "checkpoint": {**made, name: value}}) for name in made for value in ODD),
-           *((name, {**whole, "features": {**features, name: value}}) for name in features for value in ODD)]
+           *((name, {**whole, "features": {**features, name: value}}) for name in features for value in ODD),
+           *((name, {**whole, "features": {**features, "places": {**features["places"], name: value}}})
+             for name in ("data", "text_columns", "blended") for value in ODD)]
     for name, manifest in odd:
         Path("pub.json.manifest").write_text(json.dumps(manifest))
         code = infer.main([*argv, "--overwrite"] if "--output" in argv else argv)
