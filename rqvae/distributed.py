@@ -141,7 +141,9 @@ def require_same(seen: dict) -> None:
     text = json.dumps({what: json.dumps(value, default=str) for what, value in seen.items()})     # null is known, too
     device = "cuda" if _group.get_backend() == "nccl" else "cpu"
     everyones = _everyones(torch.tensor(list(text.encode()), dtype=torch.int64, device=device))
-    first, *others = (json.loads(bytes(one.tolist())) for one in everyones)
+    found = [json.loads(bytes(one.tolist())) for one in everyones]
+    nothing = {what: "null" for one in found for what in one}           # what only some have is not the same for all
+    first, *others = ({**nothing, **one} for one in found)
     for number, other in enumerate(others, start=1):
         for different in differences(first, other):
             now, then = (str(json.loads(one[different])) for one in (other, first))

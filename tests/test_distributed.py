@@ -176,6 +176,7 @@ def test_processes_that_differ_in_anything_that_counts_are_refused_by_name(tmp_p
         "precision": ("train", new, [*new, "--amp"], "--amp (True in process 1"),
         "version": ("train", new, new, "version (rqvae 1.0, torch"),
         "checkpoint": ("train", again, ["--resume", "b/last.ckpt", "--epochs", "2"], "checkpoint to resume ("),
+        "kept by one alone": ("train", [*keep, "a.json"], named, "published IDs (None in process 1"),
         "kept IDs": ("train", [*keep, "a.json"], [*keep, "changed.json"], "published IDs ("),
         "a model": ("infer", [*out, "a/best.ckpt"], [*out, "b/best.ckpt"], "weights ("),
         "fewer rows than processes": ("train", [*new, "--data", "two.npy"], [*new, "--data", "two.npy"], ""),
